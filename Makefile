@@ -1,0 +1,86 @@
+# One line each: make demo | test | test-all | bench | lint | format | clean
+#
+# Everything is installed into .venv by these commands; pip's own index settings are honoured.
+# make test TORCH=torch==2.14.1        another torch
+# make demo DATA=folder EPOCHS=5       other images, fewer epochs
+# make bench ARGS="--help"             arguments for python -m benchmarks
+
+TORCH ?= torch==2.13.0
+PYTHON ?= python3
+VENV ?= .venv
+EPOCHS ?= 20
+JOBS ?= 2
+
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PYTEST := $(BIN)/pytest -n $(JOBS) --dist loadgroup
+SOURCES := setup.py pyproject.toml $(wildcard build_backend/*.py csrc/*.* csrc/*/*.*)
+CXX_FILES := $(wildcard csrc/*.* csrc/*/*.*)
+
+help:
+	@sed -n 's/^# \(make\)/\1/p; s/^# \(One\)/\1/p' Makefile
+
+demo: $(STAMPS)/demo
+	$(BIN)/python -m onepass.demo --epochs $(EPOCHS) $(if $(DATA),--data "$(DATA)")
+
+test: $(STAMPS)/test
+	$(PYTEST) --timeout 300 -m "not slow"
+
+# What `make test` leaves out; it is not repeated here.
+test-all: test-slow test-sanitized lint
+
+test-slow: $(STAMPS)/test
+	$(PYTEST) --timeout 900 -m slow
+
+# ASan must come first in the process, and libstdc++ with it, or C++ exceptions end the process.
+# Leaks are not looked for: Python and torch leave much on purpose.
+test-sanitized: $(STAMPS)/test
+	ONEPASS_SANITIZE=1 $(PIP) install -q --no-deps --upgrade --target build/sanitized .
+	LD_PRELOAD="$$(for l in asan ubsan stdc++; do g++ -print-file-name=lib$$l.so; done | xargs)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	PYTHONPATH=build/sanitized $(PYTEST) --timeout 900 -m sanitize tests
+
+bench: $(STAMPS)/bench
+	$(BIN)/python -m benchmarks $(ARGS)
+
+lint: $(STAMPS)/lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+	printf '%s\n' $(filter %.cpp,$(CXX_FILES)) | xargs -P $(JOBS) -I % $(BIN)/clang-tidy --quiet % -- \
+	  -std=c++20 -DONEPASS_VERSION='""' -DONEPASS_TORCH_VERSION='""' -DONEPASS_CUDA_ARCHS='""' \
+	  -DTORCH_EXTENSION_NAME=_C $$($(BIN)/python tools/includes.py)
+
+format: $(STAMPS)/lint
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+clean:
+	rm -rf build dist python/*.egg-info python/onepass/_C.*.so python/onepass/_build_info.py
+	rm -rf $(STAMPS) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(STAMPS)/venv:
+	@PYTHON=$(PYTHON) sh tools/preflight.sh
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	mkdir -p $(STAMPS) && touch $@
+
+# Rewritten only when TORCH has another value, so that what follows is redone only then.
+$(STAMPS)/torch-wanted: FORCE | $(STAMPS)/venv
+	@echo '$(TORCH)' | cmp -s - $@ || echo '$(TORCH)' > $@
+
+$(STAMPS)/torch: $(STAMPS)/torch-wanted
+	$(PIP) install '$(TORCH)'
+	touch $@
+
+# onepass with one of its extras (demo, test, bench, lint), compiled again when a source changed.
+$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/bench $(STAMPS)/lint: $(STAMPS)/torch $(SOURCES)
+	@echo "Compiling onepass and installing what make $(notdir $@) needs: minutes, the first time"
+	$(PIP) install -q -e '.[$(notdir $@)]'
+	touch $@
+
+FORCE:
+.NOTPARALLEL:
+.PHONY: help demo test test-all test-slow test-sanitized bench lint format clean FORCE

@@ -1,0 +1,1 @@
+"""Benchmarks of onepass against its peers: ``python -m benchmarks --help``."""

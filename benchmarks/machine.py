@@ -1,0 +1,88 @@
+"""What the numbers were measured on: hardware, compiler, versions, commit."""
+
+import importlib
+import os
+import platform
+import subprocess
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+UNKNOWN_CACHE_BYTES = 32 << 20
+UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def describe() -> dict[str, Any]:
+    """Everything about the machine that belongs beside a number."""
+    onepass = optional_module("onepass")
+    native = optional_module("onepass._C")
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "cpu": cpu_model(),
+        "cores": cores(),
+        "threads": torch.get_num_threads(),
+        "load_average": os.getloadavg()[0],
+        "last_level_cache_bytes": last_level_cache_bytes(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "onepass": getattr(onepass, "__version__", None),
+        "onepass_build": native.build_info() if hasattr(native, "build_info") else None,
+        "commit": commit(),
+    }
+
+
+def optional_module(name: str) -> Any:
+    """The module, or None where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def cpu_model() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def last_level_cache_bytes() -> int:
+    """Size of the largest cache of the first core; a guess where the system does not say."""
+    found = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    sizes = [parse_size(path.read_text().strip()) for path in found]
+    return max(sizes, default=UNKNOWN_CACHE_BYTES)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size as Linux prints it: 48K, 32M."""
+    return int(text[:-1]) * UNITS[text[-1]] if text[-1:] in UNITS else int(text)
+
+
+def commit() -> str | None:
+    """The commit of this repository, marked when files differ from it; None outside of git."""
+    try:
+        head = git("rev-parse", "HEAD")
+        changes = git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+changes" if changes else "")
+
+
+def git(*arguments: str) -> str:
+    """Output of a git command run beside this file."""
+    line = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,0 +1,53 @@
+"""Result files as pictures."""
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+
+def save(result: dict[str, Any], path: Path) -> None:
+    """Speed relative to the baseline, warm and cold, with the targets."""
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    info = result["machine"]
+    figure.suptitle(
+        f"{result['benchmark']}, {info['cpu']}, {info['threads']} threads, torch {info['torch']}"
+    )
+    axes = figure.subplots(1, 2, sharey=True)
+    for ax, kind in zip(axes, ("warm", "cold"), strict=True):
+        draw(ax, result["workloads"], kind)
+    axes[0].set_ylabel("times as fast as torch fused")
+    axes[1].legend(loc="upper left", fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def draw(ax: Axes, workloads: list[dict[str, Any]], kind: str) -> None:
+    """Bars of all contestants, workload by workload, with quartiles."""
+    names = list(dict.fromkeys(name for work in workloads for name in work[kind]))
+    width = 0.8 / len(names)
+    for position, name in enumerate(names):
+        bars = [(at, work[kind][name]["speedup"]) for at, work in enumerate(workloads)
+                if name in work[kind]]  # fmt: skip
+        low = [bar["median"] - bar["low"] for _, bar in bars]
+        high = [bar["high"] - bar["median"] for _, bar in bars]
+        ax.bar(
+            [at + (position - (len(names) - 1) / 2) * width for at, _ in bars],
+            [bar["median"] for _, bar in bars],
+            width,
+            yerr=[low, high],
+            label=name,
+        )
+    if kind == "warm":
+        draw_targets(ax, workloads)
+    ax.axhline(1, color="black", linewidth=0.8)
+    ax.set(yscale="log", title=f"{kind} caches")
+    ax.set_xticks(range(len(workloads)), [work["name"] for work in workloads])
+
+
+def draw_targets(ax: Axes, workloads: list[dict[str, Any]]) -> None:
+    """A dashed line over each workload at the promised speed."""
+    for at, work in enumerate(workloads):
+        if work["target"] is not None:
+            ax.hlines(work["target"], at - 0.45, at + 0.45, colors="black", linestyles="dashed")

@@ -1,0 +1,70 @@
+// The table of algorithms as the rest of the library sees it: rules.h with the types erased.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "rules/rule.h"
+#include "sweep/loop.h"
+
+namespace onepass {
+
+// A rule's coefficients for one step count, whatever the rule and the arithmetic type.
+struct alignas(16) Coefficients {
+  std::byte bytes[128];
+};
+
+// The mixes of stored types (parameter, gradient, all states) that are swept in place. All others
+// go through tiles, so that the size of the code is a sum over types and not a product.
+inline constexpr struct {
+  Float param, grad, states;
+} kMixes[] = {{Float::kFloat32, Float::kFloat32, Float::kFloat32},
+              {Float::kFloat64, Float::kFloat64, Float::kFloat64},
+              {Float::kBFloat16, Float::kBFloat16, Float::kBFloat16},
+              {Float::kFloat32, Float::kFloat32, Float::kBFloat16},
+              {Float::kBFloat16, Float::kBFloat16, Float::kFloat32}};
+inline constexpr int kMixCount = std::size(kMixes);
+inline constexpr int kMixFloat32 = 0;
+inline constexpr int kMixFloat64 = 1;
+
+// An algorithm with a given set of its states present (AMSGrad's maximum or not, and so on).
+struct Variant {
+  void (*coefficients)(const double* hypers, double step, Float arithmetic, Coefficients& out);
+  Loop (*loop)(int mix);  // for the instruction set in use
+};
+
+struct HyperInfo {
+  const char* name;
+  const char* key;
+  int index;
+  const char* label;
+  Range range;
+  bool optional;
+};
+
+inline constexpr int kMaxHypers = 16;
+
+bool in_range(const HyperInfo& hyper, double value);
+
+// Raises a ValueError in torch's words. `shown` is the value as the user wrote it, `where` says which
+// parameter group or argument holds it.
+[[noreturn]] void reject(const HyperInfo& hyper, const std::string& shown,
+                         const std::string& where);
+
+struct Algorithm {
+  const char* name;
+  const char* no_sparse;
+  std::span<const State> states;
+  std::vector<HyperInfo> hypers;
+  Variant variants[1 << kMaxStates];  // by the set of present states, a bit each
+};
+
+std::span<const Algorithm> algorithms();
+
+// The algorithm of that name; a name that is not in the table is an error of the caller.
+const Algorithm& algorithm(std::string_view name);
+
+}  // namespace onepass

@@ -1,0 +1,124 @@
+// The native module onepass._C.
+#include <ATen/Parallel.h>
+#include <torch/csrc/Exceptions.h>
+
+#include "python_step.h"
+#include "sweep/line.h"
+#include "sweep/versions.h"
+
+#ifndef ONEPASS_VERSION
+#define ONEPASS_VERSION "unknown"
+#endif
+#ifndef ONEPASS_TORCH_VERSION
+#define ONEPASS_TORCH_VERSION "unknown"
+#endif
+#ifndef ONEPASS_CUDA_ARCHS
+#define ONEPASS_CUDA_ARCHS ""
+#endif
+
+namespace onepass {
+namespace {
+
+std::string compiler() {
+#if defined(__clang__)
+  return "clang " __clang_version__;
+#else
+  return "g++ " __VERSION__;
+#endif
+}
+
+py::dict build_info() {
+  py::list sets;
+  for (int k = 0; k < kVersions; ++k) sets.append(kInstructionSets[k]);
+  py::dict info;
+  info["version"] = ONEPASS_VERSION;
+  info["torch"] = ONEPASS_TORCH_VERSION;
+  info["compiler"] = compiler();
+  info["cuda_archs"] = ONEPASS_CUDA_ARCHS;
+  info["instruction_sets"] = sets;
+  info["instruction_set"] = kInstructionSets[instruction_set()];
+  return info;
+}
+
+void set_instruction_set(const std::string& name) {
+  for (int k = 0; k <= widest_instruction_set(); ++k) {
+    if (name != kInstructionSets[k]) continue;
+    instruction_set() = k;
+    return;
+  }
+  TORCH_CHECK_VALUE(false, "this machine has no instruction set '", name, "'");
+}
+
+// The table of algorithms, for Python, the tests and the docs: (name, [(state, only if), ...],
+// [(hyper-parameter, key of the group, position in the group's tuple or -1), ...]).
+py::list rules() {
+  py::list rows;
+  for (const Algorithm& row : algorithms()) {
+    py::list states, hypers;
+    for (const State& state : row.states) states.append(py::make_tuple(state.name, state.only_if));
+    for (const HyperInfo& hyper : row.hypers)
+      hypers.append(py::make_tuple(hyper.name, hyper.key, hyper.index));
+    rows.append(py::make_tuple(row.name, states, hypers));
+  }
+  return rows;
+}
+
+// What each of `parts` equal stretches of the line of tensors holds: (tensor, begin, end).
+py::list pieces(const std::vector<std::int64_t>& sizes, std::int64_t parts) {
+  std::vector<std::int64_t> ends;
+  for (const std::int64_t size : sizes) ends.push_back((ends.empty() ? 0 : ends.back()) + size);
+  const std::int64_t total = ends.empty() ? 0 : ends.back();
+  const std::int64_t length = std::max<std::int64_t>(1, (total + parts - 1) / parts);
+  py::list all;
+  for (std::int64_t begin = 0; begin < total; begin += length) {
+    py::list stretch;
+    for_each_piece(ends, begin, std::min(total, begin + length),
+                   [&](std::int64_t k, std::int64_t from, std::int64_t to) {
+                     stretch.append(py::make_tuple(k, from, to));
+                   });
+    all.append(stretch);
+  }
+  return all;
+}
+
+// Reads and writes the bytes of an AdamW step in float32 and computes nothing: the limit to hold the
+// sweep against.
+void sweep_without_arithmetic(const at::Tensor& param, const at::Tensor& grad,
+                              const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq) {
+  float* const p = param.mutable_data_ptr<float>();
+  const float* const g = grad.const_data_ptr<float>();
+  float* const m = exp_avg.mutable_data_ptr<float>();
+  float* const v = exp_avg_sq.mutable_data_ptr<float>();
+  at::parallel_for(0, param.numel(), kParallelThreshold / 2, [=](std::int64_t i, std::int64_t end) {
+    ONEPASS_INDEPENDENT
+    for (; i < end; ++i) {
+      p[i] = g[i];
+      std::swap(m[i], v[i]);
+    }
+  });
+}
+
+}  // namespace
+}  // namespace onepass
+
+PYBIND11_MODULE(_C, m) {
+  using namespace onepass;
+  py::register_local_exception_translator([](std::exception_ptr error) {
+    try {
+      if (error) std::rethrow_exception(error);
+    } catch (const c10::Error&) {
+      torch::translate_exception_to_python(error);
+    }
+  });
+  py::class_<PythonStep>(m, "Step")
+      .def(py::init<const std::string&>(), py::arg("algorithm"))
+      .def("step", &PythonStep::step, py::arg("groups"), py::arg("state"), py::arg("new_state"),
+           py::arg("grad_scale"), py::arg("found_inf"))
+      .def("check", &PythonStep::check, py::arg("groups"), py::arg("state"),
+           py::arg("first_group") = 0);
+  m.def("build_info", &build_info);
+  m.def("rules", &rules);
+  m.def("set_instruction_set", &set_instruction_set, py::arg("name"));
+  m.def("pieces", &pieces, py::arg("sizes"), py::arg("parts"));
+  m.def("sweep_without_arithmetic", &sweep_without_arithmetic);
+}

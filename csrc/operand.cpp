@@ -1,0 +1,179 @@
+#include "operand.h"
+
+#include <ATen/EmptyTensor.h>
+#include <c10/core/DispatchKeySet.h>
+#include <c10/core/InferenceMode.h>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <vector>
+
+namespace onepass {
+namespace {
+
+using c10::DispatchKey;
+using c10::DispatchKeySet;
+
+// Keys that say what surrounds a call, not how a tensor lies in memory.
+constexpr DispatchKeySet kSurroundings = c10::autograd_dispatch_keyset |
+                                         c10::autocast_dispatch_keyset |
+                                         DispatchKeySet(DispatchKey::ADInplaceOrView);
+constexpr DispatchKeySet kLazy({DispatchKey::Conjugate, DispatchKey::Negative,
+                                DispatchKey::ZeroTensor});
+constexpr DispatchKeySet kDispatched(
+    {DispatchKey::Python, DispatchKey::PythonTLSSnapshot, DispatchKey::Functionalize,
+     DispatchKey::FuncTorchBatched, DispatchKey::FuncTorchGradWrapper, DispatchKey::BatchedNestedTensor});
+
+bool is_plain(const at::TensorBase& tensor) {
+  const DispatchKeySet keys = tensor.key_set() - kSurroundings;
+  return keys == DispatchKeySet(DispatchKey::CPU) || keys == DispatchKeySet(DispatchKey::Meta);
+}
+
+bool is_supported(at::ScalarType type) {
+  switch (type) {
+    case at::kFloat:
+    case at::kDouble:
+    case at::kBFloat16:
+    case at::kHalf:
+    case at::kComplexFloat:
+    case at::kComplexDouble:
+      return true;
+    default:
+      return false;
+  }
+}
+
+// The distance in elements from the first element to the one past the last.
+std::int64_t extent_of(const at::TensorBase& tensor) {
+  if (tensor.is_contiguous() || tensor.numel() == 0) return tensor.numel();
+  std::int64_t extent = 1;
+  for (std::int64_t dim = 0; dim < tensor.dim(); ++dim)
+    extent += (tensor.size(dim) - 1) * tensor.stride(dim);
+  return extent;
+}
+
+// Whether two indices may reach the same element. Exact for what slicing, transposing and expanding
+// can make: there every stride reaches beyond all the dimensions of smaller stride.
+bool overlaps_itself(const at::TensorBase& tensor) {
+  if (tensor.is_non_overlapping_and_dense() || tensor.numel() <= 1) return false;
+  std::vector<std::int64_t> dims(tensor.dim());
+  std::iota(dims.begin(), dims.end(), 0);
+  std::ranges::sort(dims, {}, [&](std::int64_t dim) { return tensor.stride(dim); });
+  std::int64_t reach = 0;
+  for (const std::int64_t dim : dims) {
+    if (tensor.size(dim) == 1) continue;
+    if (tensor.stride(dim) <= reach) return true;
+    reach += (tensor.size(dim) - 1) * tensor.stride(dim);
+  }
+  return false;
+}
+
+// Calls visit with a reference to the number in a step tensor.
+template <class Visit>
+double with_step(const at::TensorBase& step, const char* role, const Visit& visit) {
+  void* const data = step.mutable_data_ptr();
+  switch (step.scalar_type()) {
+    case at::kFloat:
+      return visit(*static_cast<float*>(data));
+    case at::kDouble:
+      return visit(*static_cast<double*>(data));
+    case at::kLong:
+      return visit(*static_cast<std::int64_t*>(data));
+    default:
+      TORCH_CHECK(false, role, " has dtype ", step.scalar_type(),
+                  "; expected float32, float64 or int64");
+  }
+}
+
+}  // namespace
+
+bool needs_dispatcher(const at::TensorBase& tensor) {
+  return tensor.key_set().has_any(kDispatched);
+}
+
+bool is_lazy(const at::TensorBase& tensor) { return tensor.key_set().has_any(kLazy); }
+
+void check_device(const at::TensorBase& tensor, const Subject& subject) {
+  TORCH_CHECK(tensor.device().is_cpu() || tensor.device().is_meta(), subject.text(), " is on ",
+              tensor.device(), ", but this build of onepass has kernels for the CPU only; move the ",
+              "model to the CPU");
+}
+
+void check_kind(const at::TensorBase& tensor, const Subject& subject) {
+  if (is_plain(tensor) && is_supported(tensor.scalar_type())) return;
+  check_device(tensor, subject);
+  TORCH_CHECK(tensor.layout() == at::kStrided, subject.text(), " has layout ", tensor.layout(),
+              "; onepass takes dense (strided) tensors: call .to_dense()");
+  TORCH_CHECK(is_supported(tensor.scalar_type()), subject.text(), " has dtype ",
+              tensor.scalar_type(), "; supported are float32, float64, bfloat16, float16, complex64",
+              " and complex128");
+  TORCH_CHECK(!is_lazy(tensor), subject.text(), " is a lazily conjugated or negated view, which ",
+              "cannot be updated in place: call .resolve_conj().resolve_neg()");
+  TORCH_CHECK(false, subject.text(), " is a tensor of a kind that onepass does not know (",
+              tensor.key_set(), ")");
+}
+
+void check_matches(const at::TensorBase& tensor, const at::TensorBase& param,
+                   const Subject& subject) {
+  TORCH_CHECK(tensor.sizes() == param.sizes(), subject.text(), " has shape ", tensor.sizes(),
+              ", but the parameter has shape ", param.sizes());
+  TORCH_CHECK(tensor.device() == param.device(), subject.text(), " is on ", tensor.device(),
+              ", but the parameter is on ", param.device());
+  TORCH_CHECK(tensor.is_complex() == param.is_complex(), subject.text(), " has dtype ",
+              tensor.scalar_type(), ", but the parameter has dtype ", param.scalar_type(),
+              ": both must be real or both complex");
+}
+
+void check_writable(const at::TensorBase& tensor, const Subject& subject) {
+  TORCH_CHECK(!tensor.is_inference() || c10::InferenceMode::is_enabled(), subject.text(),
+              ": Inplace update to inference tensor outside InferenceMode is not allowed");
+  TORCH_CHECK(!overlaps_itself(tensor), subject.text(), " has sizes ", tensor.sizes(),
+              " and strides ", tensor.strides(),
+              ": some of its elements share memory, so it cannot be updated in place; call .clone()");
+}
+
+Float stored_type(const at::TensorBase& tensor) {
+  switch (tensor.scalar_type()) {
+    case at::kDouble:
+    case at::kComplexDouble:
+      return Float::kFloat64;
+    case at::kBFloat16:
+      return Float::kBFloat16;
+    case at::kHalf:
+      return Float::kFloat16;
+    default:
+      return Float::kFloat32;
+  }
+}
+
+Span span_of(const at::TensorBase& tensor, Access access, const Subject& subject) {
+  const std::int64_t extent = extent_of(tensor);
+  const c10::Storage& storage = tensor.storage();
+  const auto offset = static_cast<std::size_t>(tensor.storage_offset());
+  const std::size_t end = (offset + static_cast<std::size_t>(extent)) * tensor.itemsize();
+  TORCH_CHECK(extent == 0 || end <= storage.nbytes(), subject.text(), " needs ", end,
+              " bytes of storage, but its storage has ", storage.nbytes(),
+              ": it was freed or resized");
+  if (tensor.is_meta() || extent == 0) return {nullptr, nullptr};
+  const void* data = access == Access::kWrite ? storage.mutable_data() : storage.data();
+  const auto* begin = static_cast<const std::byte*>(data) + offset * tensor.itemsize();
+  return {begin, begin + static_cast<std::size_t>(extent) * tensor.itemsize()};
+}
+
+void check_step(const at::TensorBase& step, const Subject& subject) {
+  TORCH_CHECK(step.defined() && is_plain(step) && step.device().is_cpu() && step.numel() == 1,
+              subject.text(), " must be a tensor with one element on the CPU");
+  span_of(step, Access::kWrite, subject);
+  const double value = with_step(step, subject.role, [](auto& steps) { return double(steps); });
+  constexpr double kLargest = 9007199254740992.0;  // 2^53: from here on doubles skip numbers
+  TORCH_CHECK_VALUE(value >= 0.0 && value < kLargest && value == std::floor(value), subject.text(),
+                    " is ", value, ", but must be a whole number from 0 up: the steps so far");
+}
+
+double count_step(const at::TensorBase& step) {
+  return with_step(step, "step", [](auto& steps) { return double(steps += 1); });
+}
+
+}  // namespace onepass

@@ -1,0 +1,147 @@
+// The torch ops: one in-place op on tensor lists for every algorithm. Schema, CPU kernel and fake
+// kernel follow from the table; the kernels are boxed, so that one function serves all of them.
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/library.h>
+
+#include <optional>
+
+#include "plan.h"
+
+namespace onepass {
+namespace {
+
+// adamw_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, ..., Tensor(e!)[] state_steps, *,
+//        Tensor lr, float beta1, ..., bool maximize=False, Tensor? found_inf=None) -> ()
+// The list of a state that is not in use is empty.
+std::string schema(const Algorithm& row) {
+  char alias = 'a';
+  const auto written = [&alias](const std::string& name) {
+    return std::string("Tensor(") + alias++ + "!)[] " + name;
+  };
+  std::string text = std::string(row.name) + "_(" + written("params") + ", Tensor[] grads";
+  for (const State& state : row.states) text += ", " + written(std::string(state.name) + "s");
+  text += ", " + written("state_steps") + ", *, Tensor lr";
+  for (const HyperInfo& hyper : row.hypers) {
+    if (std::string_view(hyper.name) == "lr") continue;
+    const bool flag = hyper.range == Range::kFlag;
+    text += std::string(flag ? ", bool " : ", float ") + hyper.name;
+    if (hyper.optional) text += flag ? "=False" : "=0.0";
+  }
+  return text + ", bool maximize=False, Tensor? found_inf=None) -> ()";
+}
+
+struct ArgumentNames final : Names {
+  std::string parameter(int, int index) const override {
+    return "params[" + std::to_string(index) + "]";
+  }
+};
+
+// The arguments of one call, taken from the stack by position.
+class Arguments {
+ public:
+  Arguments(const Algorithm& row, const torch::jit::Stack& stack, std::size_t count)
+      : row_(row), values_(stack.end() - static_cast<std::ptrdiff_t>(count), stack.end()) {
+    for (std::size_t k = 0; k < row.states.size() + 3; ++k) lists_.push_back(next().toTensorVector());
+    check_lengths();
+  }
+
+  Group group() {
+    Group group{&row_, present_, false, {}};
+    for (std::size_t k = 0; k < row_.hypers.size(); ++k) {
+      const HyperInfo& hyper = row_.hypers[k];
+      const c10::IValue& value = next();
+      group.hypers[k] = value.isTensor() ? value.toTensor().item().toDouble()
+                        : value.isBool() ? double(value.toBool())
+                                         : value.toDouble();
+      if (!in_range(hyper, group.hypers[k]))
+        reject(hyper, std::to_string(group.hypers[k]), std::string("argument ") + hyper.name);
+    }
+    group.maximize = next().toBool();
+    return group;
+  }
+
+  bool is_skipped() {
+    const auto found_inf = next().toOptional<at::Tensor>();
+    return found_inf && found_inf->item().toDouble() != 0.0;
+  }
+
+  std::size_t size() const { return lists_[0].size(); }
+
+  Tensors tensors(std::size_t k) const {
+    Tensors tensors{&lists_[0][k], &lists_[1][k], &lists_.back()[k]};
+    int count = 0;
+    for (std::size_t state = 0; state < row_.states.size(); ++state)
+      if ((present_ >> state & 1) != 0) tensors.states[count++] = &lists_[2 + state][k];
+    return tensors;
+  }
+
+ private:
+  const c10::IValue& next() { return values_[position_++]; }
+
+  void check_lengths() {
+    for (std::size_t k = 1; k < lists_.size(); ++k) {
+      const bool is_state = k >= 2 && k + 1 < lists_.size();
+      const bool may_lack = is_state && row_.states[k - 2].only_if != nullptr;
+      TORCH_CHECK(lists_[k].size() == size() || (may_lack && lists_[k].empty()), row_.name,
+                  "_: list ", k, " has ", lists_[k].size(), " tensors, but params has ", size());
+      if (is_state && (!may_lack || !lists_[k].empty())) present_ |= 1u << (k - 2);
+    }
+  }
+
+  const Algorithm& row_;
+  std::vector<c10::IValue> values_;
+  std::vector<std::vector<at::Tensor>> lists_;
+  std::size_t position_ = 0;
+  unsigned present_ = 0;
+};
+
+const Algorithm& algorithm_of(const c10::OperatorHandle& op) {
+  std::string name = op.operator_name().name.substr(std::string("onepass::").size());
+  name.pop_back();  // the underscore of an op that writes in place
+  return algorithm(name);
+}
+
+void run_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  const std::size_t count = op.schema().arguments().size();
+  Arguments arguments(algorithm_of(op), *stack, count);
+  torch::jit::drop(*stack, count);
+  const Group group = arguments.group();
+  if (arguments.is_skipped()) return;
+  Plan plan;
+  plan.begin();
+  plan.add_group(group);
+  const ArgumentNames names;
+  for (std::size_t k = 0; k < arguments.size(); ++k)
+    plan.add(arguments.tensors(k), {names, 0, static_cast<int>(k)});
+  plan.finish();
+  plan.commit();
+  plan.sweep();
+}
+
+// The shapes do not change and nothing is returned: there is nothing to infer.
+void run_on_meta(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  const std::size_t count = op.schema().arguments().size();
+  const Arguments arguments(algorithm_of(op), *stack, count);
+  torch::jit::drop(*stack, count);
+}
+
+}  // namespace
+
+TORCH_LIBRARY(onepass, library) {
+  for (const Algorithm& row : algorithms())
+    library.def(schema(row).c_str(), {at::Tag::pt2_compliant_tag});
+}
+
+TORCH_LIBRARY_IMPL(onepass, CPU, library) {
+  for (const Algorithm& row : algorithms())
+    library.impl((std::string(row.name) + "_").c_str(),
+                 torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());
+}
+
+TORCH_LIBRARY_IMPL(onepass, Meta, library) {
+  for (const Algorithm& row : algorithms())
+    library.impl((std::string(row.name) + "_").c_str(),
+                 torch::CppFunction::makeFromBoxedFunction<&run_on_meta>());
+}
+
+}  // namespace onepass

@@ -1,0 +1,106 @@
+#include "python_access.h"
+
+#include <c10/util/Exception.h>
+
+namespace onepass {
+
+PyObject* interned(const char* text) {
+  PyObject* string = PyUnicode_InternFromString(text);
+  if (string == nullptr) throw py::error_already_set();
+  return string;
+}
+
+PyObject* get(PyObject* dict, PyObject* key) {
+  PyObject* value = PyDict_GetItemWithError(dict, key);
+  if (value == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
+  return value;
+}
+
+bool is_true(PyObject* object) {
+  const int truth = PyObject_IsTrue(object);
+  if (truth < 0) throw py::error_already_set();
+  return truth == 1;
+}
+
+namespace {
+
+// Reads float tensors of the CPU without an ATen call.
+double value_of(const at::Tensor& tensor) {
+  if (tensor.device().is_cpu() && !needs_dispatcher(tensor)) {
+    if (tensor.scalar_type() == at::kFloat) return *tensor.const_data_ptr<float>();
+    if (tensor.scalar_type() == at::kDouble) return *tensor.const_data_ptr<double>();
+  }
+  return tensor.item().toDouble();
+}
+
+}  // namespace
+
+std::string OptionName::text() const {
+  return index < 0 ? key : std::string(key) + "[" + std::to_string(index) + "]";
+}
+
+std::string OptionName::where() const {
+  return group < 0 ? "set by the gradient scaler" : "parameter group " + std::to_string(group);
+}
+
+double number_of(PyObject* object, const OptionName& name) {
+  if (PyFloat_CheckExact(object)) return PyFloat_AS_DOUBLE(object);
+  if (THPVariable_Check(object)) {
+    const at::Tensor& tensor = THPVariable_Unpack(object);
+    TORCH_CHECK_VALUE(tensor.numel() == 1, "Tensor ", name.text(), " must be 1-element (",
+                      name.where(), ")");
+    return value_of(tensor);
+  }
+  const double value = PyFloat_AsDouble(object);
+  if (value == -1.0 && PyErr_Occurred() != nullptr) {
+    PyErr_Clear();
+    TORCH_CHECK_TYPE(false, name.text(), " must be a number, got ", Py_TYPE(object)->tp_name, " (",
+                     name.where(), ")");
+  }
+  return value;
+}
+
+std::optional<double> optional_number_of(PyObject* object, const OptionName& name) {
+  if (object == Py_None) return std::nullopt;
+  return number_of(object, name);
+}
+
+PyObject* StateLookup::find(PyObject* param) {
+  if (PyObject* value = in_order_.take(param)) return value;
+  if (!indexed_) {
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    while (PyDict_Next(state_, &position, &key, &value) != 0) index_.emplace(key, value);
+    indexed_ = true;
+  }
+  const auto found = index_.find(param);
+  return found == index_.end() ? nullptr : found->second;
+}
+
+std::string GroupNames::parameter(int group, int index) const {
+  const std::string position =
+      "parameter " + std::to_string(index) + " of group " + std::to_string(group);
+  const auto dict = py::reinterpret_borrow<py::dict>(group_);
+  if (!dict.contains("param_names")) return position;
+  const auto names = py::reinterpret_borrow<py::sequence>(dict["param_names"]);
+  if (static_cast<std::size_t>(index) >= names.size()) return position;
+  return "'" + std::string(py::str(names[index])) + "' (" + position + ")";
+}
+
+NewStates::~NewStates() {
+  if (entries_.empty()) return;
+  const py::error_scope error_on_its_way;
+  for (const auto& [param, before] : entries_) {
+    const int failed = before ? PyDict_SetItem(state_, param.ptr(), before.ptr())
+                              : PyDict_DelItem(state_, param.ptr());
+    if (failed != 0) PyErr_Clear();
+  }
+}
+
+void NewStates::insert(const py::object& param, const py::object& value) {
+  auto before = py::reinterpret_borrow<py::object>(get(state_, param.ptr()));
+  if (PyDict_SetItem(state_, param.ptr(), value.ptr()) != 0) throw py::error_already_set();
+  entries_.emplace_back(param, std::move(before));
+}
+
+}  // namespace onepass

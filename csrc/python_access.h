@@ -1,0 +1,104 @@
+// Reading Python objects natively: dicts, numbers, tensors, and the names of parameters.
+#pragma once
+
+#include <torch/csrc/autograd/python_variable.h>
+
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "operand.h"
+
+namespace onepass {
+
+// A string object that lives as long as the process and is compared by identity first.
+PyObject* interned(const char* text);
+
+// The value under a string key, or null.
+PyObject* get(PyObject* dict, PyObject* key);
+
+bool is_true(PyObject* object);
+
+// Where a number comes from, for error messages.
+struct OptionName {
+  const char* key;
+  int index;  // in the tuple under the key, or -1
+  int group;  // or -1 for what the gradient scaler sets
+
+  std::string text() const;   // "betas[0]"
+  std::string where() const;  // "parameter group 2"
+};
+
+// A Python number or a tensor with one element.
+double number_of(PyObject* object, const OptionName& name);
+
+// The same, or nothing for None.
+std::optional<double> optional_number_of(PyObject* object, const OptionName& name);
+
+// Items of a dict that is nearly always asked for them in its own order.
+class InOrder {
+ public:
+  explicit InOrder(PyObject* dict) : dict_(dict) { advance(); }
+
+  // The value under the very object `key` if it comes next, else null.
+  PyObject* take(PyObject* key) {
+    if (key_ != key) return nullptr;
+    PyObject* value = value_;
+    advance();
+    return value;
+  }
+
+ private:
+  void advance() {
+    if (PyDict_Next(dict_, &position_, &key_, &value_) == 0) key_ = nullptr;
+  }
+
+  PyObject *dict_, *key_ = nullptr, *value_ = nullptr;
+  Py_ssize_t position_ = 0;
+};
+
+// The states of parameters by identity and without hashing, since Tensor.__hash__ is Python code.
+class StateLookup {
+ public:
+  explicit StateLookup(PyObject* state) : state_(state), in_order_(state) {}
+
+  PyObject* find(PyObject* param);
+  // Passes over a parameter whose state is not needed.
+  void skip(PyObject* param) { in_order_.take(param); }
+
+ private:
+  PyObject* state_;
+  InOrder in_order_;
+  bool indexed_ = false;
+  std::unordered_map<PyObject*, PyObject*> index_;
+};
+
+// "'layer.weight' (parameter 3 of group 0)"
+class GroupNames final : public Names {
+ public:
+  explicit GroupNames(PyObject* group) : group_(group) {}
+  std::string parameter(int group, int index) const override;
+
+ private:
+  PyObject* group_;
+};
+
+// Puts new states into the optimizer's state, and takes them out again unless they are kept.
+class NewStates {
+ public:
+  explicit NewStates(PyObject* state) : state_(state) {}
+  NewStates(const NewStates&) = delete;
+  NewStates& operator=(const NewStates&) = delete;
+  ~NewStates();
+
+  void insert(const py::object& param, const py::object& value);
+  void keep() { entries_.clear(); }
+
+ private:
+  PyObject* state_;
+  std::vector<std::pair<py::object, py::object>> entries_;  // (parameter, what was there or null)
+};
+
+}  // namespace onepass

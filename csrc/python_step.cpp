@@ -1,0 +1,198 @@
+#include "python_step.h"
+
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
+
+#include <cmath>
+
+namespace onepass {
+namespace {
+
+bool dispatch_mode_is_active() {
+  return c10::impl::TorchDispatchModeTLS::any_modes_set() ||
+         c10::impl::tls_local_dispatch_key_set().included_.has(
+             c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
+}
+
+const at::Tensor& tensor_of(PyObject* object, const Subject& subject) {
+  TORCH_CHECK(object != nullptr, subject.text(), " is missing from the optimizer's state; delete ",
+              "the parameter's state to start it anew");
+  TORCH_CHECK(THPVariable_Check(object), subject.text(), " must be a tensor, got ",
+              Py_TYPE(object)->tp_name);
+  return THPVariable_Unpack(object);
+}
+
+}  // namespace
+
+// The time in which an optimizer is in use by one call. Ends with all tensors let go.
+class PythonStep::Session {
+ public:
+  explicit Session(PythonStep& owner) : owner_(owner) {
+    TORCH_CHECK(!owner.busy_, "this optimizer is in the middle of a step in another thread; give ",
+                "every thread its own optimizer or take a lock around step()");
+    owner.busy_ = true;
+  }
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+  ~Session() {
+    owner_.plan_.clear();
+    owner_.stateless_.clear();
+    owner_.busy_ = false;
+  }
+
+ private:
+  PythonStep& owner_;
+};
+
+PythonStep::PythonStep(const std::string& algorithm_name) : algorithm_(algorithm(algorithm_name)) {
+  for (const HyperInfo& hyper : algorithm_.hypers) hyper_keys_.push_back(interned(hyper.key));
+  for (const State& state : algorithm_.states) {
+    state_keys_.push_back(interned(state.name));
+    option_keys_.push_back(state.only_if == nullptr ? nullptr : interned(state.only_if));
+  }
+}
+
+bool PythonStep::step(const py::list& groups, const py::dict& state, const py::function& new_state,
+                      const py::object& grad_scale, const py::object& found_inf) {
+  if (dispatch_mode_is_active()) return false;
+  const Session session(*this);
+  if (optional_number_of(found_inf.ptr(), {"found_inf", -1, -1}).value_or(0.0) != 0.0) return true;
+  const std::optional<double> scale = optional_number_of(grad_scale.ptr(), {"grad_scale", -1, -1});
+  TORCH_CHECK_VALUE(!scale || (*scale > 0.0 && std::isfinite(*scale)), "Invalid grad_scale: ",
+                    scale.value_or(0.0), " (it must be positive and finite)");
+  grad_scale_ = scale.value_or(0.0);
+  first_group_ = 0;
+
+  read_groups(groups.ptr());
+  if (!gather(groups.ptr(), state.ptr(), Look::kAtGradients)) return false;
+  NewStates new_states(state.ptr());
+  if (!stateless_.empty()) {
+    for (const auto& [param, group] : stateless_) new_states.insert(param, new_state(param, group));
+    if (!gather(groups.ptr(), state.ptr(), Look::kAtGradients)) return false;
+  }
+  plan_.finish();
+  new_states.keep();
+  plan_.commit();
+  if (plan_.elements() <= kParallelThreshold) {
+    plan_.sweep();
+  } else {
+    plan_.hold();
+    const py::gil_scoped_release others_may_run;
+    plan_.sweep();
+  }
+  return true;
+}
+
+void PythonStep::check(const py::list& groups, const py::dict& state, int first_group) {
+  const Session session(*this);
+  grad_scale_ = 0.0;
+  first_group_ = first_group;
+  read_groups(groups.ptr());
+  gather(groups.ptr(), state.ptr(), Look::kAtStates);
+}
+
+// All options are read before the first tensor is borrowed: reading them may run Python code, in
+// which another thread may let tensors go.
+void PythonStep::read_groups(PyObject* groups) {
+  groups_.clear();
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(groups); ++i)
+    groups_.push_back(i < first_group_ ? Group{&algorithm_}
+                                       : read_group(PyList_GET_ITEM(groups, i), int(i)));
+}
+
+Group PythonStep::read_group(PyObject* group, int index) const {
+  static PyObject* const maximize_key = interned("maximize");
+  const auto is_set = [group](PyObject* key) {
+    PyObject* value = get(group, key);
+    return value != nullptr && is_true(value);
+  };
+  TORCH_CHECK_TYPE(PyDict_Check(group), "parameter group ", index, " must be a dict");
+  Group read{&algorithm_, 0, is_set(maximize_key), {}};
+  for (std::size_t k = 0; k < hyper_keys_.size(); ++k) read.hypers[k] = read_hyper(group, k, index);
+  for (std::size_t k = 0; k < option_keys_.size(); ++k)
+    if (option_keys_[k] == nullptr || is_set(option_keys_[k])) read.present |= 1u << k;
+  return read;
+}
+
+double PythonStep::read_hyper(PyObject* group, std::size_t which, int index) const {
+  const HyperInfo& hyper = algorithm_.hypers[which];
+  PyObject* value = get(group, hyper_keys_[which]);
+  if (value == nullptr && hyper.optional) return 0.0;
+  TORCH_CHECK(value != nullptr, "parameter group ", index, " has no '", hyper.key, "'");
+  py::object item;
+  if (hyper.index >= 0) {
+    item = py::reinterpret_steal<py::object>(PySequence_GetItem(value, hyper.index));
+    if (!item) throw py::error_already_set();
+    value = item.ptr();
+  }
+  if (hyper.range == Range::kFlag) return is_true(value) ? 1.0 : 0.0;
+  const OptionName name{hyper.key, hyper.index, index};
+  const double number = number_of(value, name);
+  if (!in_range(hyper, number)) reject(hyper, py::str(py::handle(value)), name.where());
+  return number;
+}
+
+bool PythonStep::gather(PyObject* groups, PyObject* state, Look look) {
+  plan_.begin(grad_scale_);
+  stateless_.clear();
+  StateLookup states(state);
+  for (std::size_t i = 0; i < groups_.size(); ++i) {
+    plan_.add_group(groups_[i]);
+    if (static_cast<int>(i) < first_group_) continue;
+    PyObject* group = PyList_GET_ITEM(groups, static_cast<Py_ssize_t>(i));
+    if (!gather_group(group, static_cast<int>(i), states, look)) return false;
+  }
+  return true;
+}
+
+bool PythonStep::gather_group(PyObject* group, int index, StateLookup& states, Look look) {
+  static PyObject* const params_key = interned("params");
+  PyObject* params = get(group, params_key);
+  TORCH_CHECK_TYPE(params != nullptr && PyList_Check(params), "'params' of parameter group ", index,
+                   " must be a list");
+  const GroupNames names(group);
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params); ++i) {
+    PyObject* object = PyList_GET_ITEM(params, i);
+    const Subject subject{names, index, static_cast<int>(i)};
+    const at::Tensor& param = tensor_of(object, subject);
+    const at::Tensor& grad = param.unsafeGetTensorImpl()->grad();
+    if (look == Look::kAtGradients && !grad.defined()) {
+      states.skip(object);
+      continue;
+    }
+    if (look == Look::kAtStates) check_device(param, subject);
+    if (needs_dispatcher(param) || (grad.defined() && needs_dispatcher(grad))) {
+      if (look == Look::kAtGradients) return false;
+      continue;
+    }
+    PyObject* state = states.find(object);
+    if (state != nullptr && (!PyDict_Check(state) || PyDict_GET_SIZE(state) > 0)) {
+      add_parameter(param, state, subject, look);
+    } else if (look == Look::kAtGradients) {
+      stateless_.emplace_back(py::reinterpret_borrow<py::object>(object),
+                              py::reinterpret_borrow<py::object>(group));
+    }
+  }
+  return true;
+}
+
+void PythonStep::add_parameter(const at::Tensor& param, PyObject* state, const Subject& subject,
+                               Look look) {
+  static PyObject* const step_key = interned("step");
+  TORCH_CHECK_TYPE(PyDict_Check(state), "the state of ", subject.parameter(), " must be a dict");
+  InOrder in_order(state);
+  const auto tensor_under = [&](PyObject* key, const char* role) {
+    PyObject* value = in_order.take(key);
+    return &tensor_of(value != nullptr ? value : get(state, key), subject.about(role));
+  };
+  Tensors tensors{&param};
+  if (look == Look::kAtGradients) tensors.grad = &param.unsafeGetTensorImpl()->grad();
+  tensors.step = tensor_under(step_key, "step");
+  int count = 0;
+  for (std::size_t k = 0; k < state_keys_.size(); ++k)
+    if ((groups_[subject.group].present >> k & 1) != 0)
+      tensors.states[count++] = tensor_under(state_keys_[k], algorithm_.states[k].name);
+  plan_.add(tensors, subject);
+}
+
+}  // namespace onepass

@@ -1,0 +1,49 @@
+// A step as Python asks for it: reads param_groups and state of a torch.optim.Optimizer natively.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "plan.h"
+#include "python_access.h"
+
+namespace onepass {
+
+// One per optimizer. Keeps nothing of the optimizer between calls but the buffers of its plan and
+// addresses it compares, so that it can never be stale.
+class PythonStep {
+ public:
+  explicit PythonStep(const std::string& algorithm_name);
+
+  // Takes one step. Returns false, with nothing done, where only torch's dispatcher can take it: a
+  // dispatch mode is active or a tensor is of a class of its own.
+  // `new_state(param, group)` makes the state of a parameter that has none yet.
+  bool step(const py::list& groups, const py::dict& state, const py::function& new_state,
+            const py::object& grad_scale, const py::object& found_inf);
+
+  // Validates the groups from `first_group` on, and the state of all parameters that have one.
+  void check(const py::list& groups, const py::dict& state, int first_group);
+
+ private:
+  enum class Look { kAtGradients, kAtStates };
+  class Session;
+
+  double read_hyper(PyObject* group, std::size_t which, int index) const;
+  Group read_group(PyObject* group, int index) const;
+  void read_groups(PyObject* groups);
+  bool gather(PyObject* groups, PyObject* state, Look look);
+  bool gather_group(PyObject* group, int index, StateLookup& states, Look look);
+  void add_parameter(const at::Tensor& param, PyObject* state, const Subject& subject, Look look);
+
+  const Algorithm& algorithm_;
+  std::vector<PyObject*> hyper_keys_, option_keys_, state_keys_;  // interned
+  bool busy_ = false;
+  double grad_scale_ = 0.0;
+  int first_group_ = 0;
+  std::vector<Group> groups_;
+  std::vector<std::pair<py::object, py::object>> stateless_;  // (parameter, its group)
+  Plan plan_;
+};
+
+}  // namespace onepass

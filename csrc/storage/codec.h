@@ -1,0 +1,35 @@
+// Moves elements between memory, in any stored type and with any strides, and tiles of arithmetic
+// type. What a float16 parameter, a transposed gradient or an unusual mix of types goes through.
+#pragma once
+
+#include <cstdint>
+
+#include "floats.h"
+
+namespace onepass {
+
+// `size` elements that lie `stride` elements apart, and the tile they go to or come from.
+template <class Real>
+struct Run {
+  void* memory;
+  std::int64_t stride;
+  Real* tile;
+  std::int64_t size;
+};
+
+template <class Real, class Stored>
+ONEPASS_FN void decode_run(const Run<Real>& run) {
+  const auto* const memory = static_cast<const Stored*>(run.memory);
+  ONEPASS_INDEPENDENT
+  for (std::int64_t i = 0; i < run.size; ++i)
+    run.tile[i] = static_cast<Real>(decode(memory[i * run.stride]));
+}
+
+template <class Real, class Stored>
+ONEPASS_FN void encode_run(const Run<Real>& run) {
+  auto* const memory = static_cast<Stored*>(run.memory);
+  ONEPASS_INDEPENDENT
+  for (std::int64_t i = 0; i < run.size; ++i) encode(run.tile[i], memory[i * run.stride]);
+}
+
+}  // namespace onepass

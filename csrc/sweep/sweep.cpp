@@ -1,0 +1,178 @@
+#include "sweep.h"
+
+#include <ATen/Parallel.h>
+#include <pthread.h>
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+
+#include "../storage/codec.h"
+#include "line.h"
+#include "versions.h"
+
+namespace onepass {
+namespace {
+
+constexpr std::int64_t kTileBytes = 4096;  // four to six tiles stay in the first-level cache
+
+// Where an operand with strides continues: the element's index in every dimension but the last, kept
+// as an odometer, so that a long run along the last dimension costs one addition.
+class Walk {
+ public:
+  Walk(const Task& task, const Operand& operand, std::int64_t first)
+      : sizes_(task.sizes), strides_(operand.strides), last_(task.dims - 1) {
+    for (int dim = last_; dim >= 0; --dim) {
+      index_[dim] = first % sizes_[dim];
+      offset_ += index_[dim] * strides_[dim];
+      first /= sizes_[dim];
+    }
+  }
+
+  std::int64_t offset() const { return offset_; }
+  std::int64_t stride() const { return strides_[last_]; }
+  std::int64_t left_in_run() const { return sizes_[last_] - index_[last_]; }
+
+  void advance(std::int64_t count) {
+    index_[last_] += count;
+    offset_ += count * strides_[last_];
+    for (int dim = last_; dim > 0 && index_[dim] == sizes_[dim]; --dim) {
+      offset_ += strides_[dim - 1] - index_[dim] * strides_[dim];
+      index_[dim] = 0;
+      ++index_[dim - 1];
+    }
+  }
+
+ private:
+  const std::int64_t *sizes_, *strides_;
+  int last_;
+  std::int64_t offset_ = 0;
+  std::int64_t index_[kMaxDims];
+};
+
+template <class Real>
+using Codec = void (*)(const Run<Real>&);
+
+template <class Real>
+Codec<Real> decoder(Float type) {
+  static constexpr std::array<std::array<Codec<Real>, kVersions>, kFloatCount> table = {
+      Versions<&decode_run<Real, float>>::table, Versions<&decode_run<Real, double>>::table,
+      Versions<&decode_run<Real, BFloat16>>::table, Versions<&decode_run<Real, Half>>::table};
+  return table[static_cast<int>(type)][instruction_set()];
+}
+
+template <class Real>
+Codec<Real> encoder(Float type) {
+  static constexpr std::array<std::array<Codec<Real>, kVersions>, kFloatCount> table = {
+      Versions<&encode_run<Real, float>>::table, Versions<&encode_run<Real, double>>::table,
+      Versions<&encode_run<Real, BFloat16>>::table, Versions<&encode_run<Real, Half>>::table};
+  return table[static_cast<int>(type)][instruction_set()];
+}
+
+constexpr std::int64_t bytes_of(Float type) {
+  constexpr std::int64_t bytes[] = {4, 8, 2, 2};
+  return bytes[static_cast<int>(type)];
+}
+
+std::byte* element(const Operand& operand, std::int64_t offset) {
+  return static_cast<std::byte*>(operand.data) + offset * bytes_of(operand.type);
+}
+
+// Moves `size` elements from `first` on between an operand and a tile, by `codec`.
+template <class Real>
+void move_run(Codec<Real> codec, const Task& task, const Operand& operand, std::int64_t first,
+              Run<Real> run) {
+  if (operand.strides == nullptr) {
+    run.memory = element(operand, first);
+    run.stride = 1;
+    codec(run);
+    return;
+  }
+  Walk walk(task, operand, first);
+  for (std::int64_t left = run.size; left > 0; left -= run.size) {
+    run.memory = element(operand, walk.offset());
+    run.stride = walk.stride();
+    run.size = std::min(left, walk.left_in_run());
+    codec(run);
+    run.tile += run.size;
+    walk.advance(run.size);
+  }
+}
+
+// A tile of one operand: a view of its memory where that holds the arithmetic type in order already,
+// else a copy.
+template <class Real>
+struct Tile {
+  alignas(64) Real buffer[kTileBytes / sizeof(Real)];
+  Real* data;
+
+  void load(const Task& task, const Operand& operand, std::int64_t first, std::int64_t size) {
+    if (operand.strides == nullptr && operand.type == task.arithmetic) {
+      data = reinterpret_cast<Real*>(element(operand, first));
+      return;
+    }
+    data = buffer;
+    move_run<Real>(decoder<Real>(operand.type), task, operand, first, {nullptr, 1, data, size});
+  }
+
+  void store(const Task& task, const Operand& operand, std::int64_t first, std::int64_t size) {
+    if (data != buffer) return;
+    move_run<Real>(encoder<Real>(operand.type), task, operand, first, {nullptr, 1, data, size});
+  }
+};
+
+template <class Real>
+void sweep_tiles(const Task& task, std::int64_t begin, std::int64_t end) {
+  constexpr std::int64_t kTile = kTileBytes / sizeof(Real);
+  Tile<Real> param, grad, states[kMaxStates];
+  for (std::int64_t first = begin; first < end; first += kTile) {
+    const std::int64_t size = std::min(kTile, end - first);
+    param.load(task, task.param, first, size);
+    grad.load(task, task.grad, first, size);
+    for (int k = 0; k < task.state_count; ++k) states[k].load(task, task.states[k], first, size);
+    if (task.grad_scale != 0.0) {
+      for (std::int64_t i = 0; i < size; ++i) grad.data[i] /= static_cast<Real>(task.grad_scale);
+      grad.store(task, task.grad, first, size);
+    }
+    Stretch stretch{task.update, task.maximize, param.data, grad.data, {}, size};
+    for (int k = 0; k < task.state_count; ++k) stretch.states[k] = states[k].data;
+    task.tiled(stretch);
+    param.store(task, task.param, first, size);
+    for (int k = 0; k < task.state_count; ++k) states[k].store(task, task.states[k], first, size);
+  }
+}
+
+// libgomp's threads do not exist in a forked child, and its first parallel region there would wait
+// for them for ever. A child therefore sweeps alone.
+bool forked = false;
+const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+
+}  // namespace
+
+void sweep_task(const Task& task, std::int64_t begin, std::int64_t end) {
+  if (task.in_place == nullptr) {
+    return task.arithmetic == Float::kFloat64 ? sweep_tiles<double>(task, begin, end)
+                                              : sweep_tiles<float>(task, begin, end);
+  }
+  Stretch stretch{task.update,
+                  task.maximize,
+                  element(task.param, begin),
+                  element(task.grad, begin),
+                  {},
+                  end - begin};
+  for (int k = 0; k < task.state_count; ++k) stretch.states[k] = element(task.states[k], begin);
+  task.in_place(stretch);
+}
+
+void sweep(std::span<const Task> tasks, std::span<const std::int64_t> ends) {
+  const auto sweep_stretch = [&](std::int64_t begin, std::int64_t end) {
+    for_each_piece(ends, begin, end, [&](std::int64_t k, std::int64_t from, std::int64_t to) {
+      sweep_task(tasks[k], from, to);
+    });
+  };
+  const std::int64_t total = ends.empty() ? 0 : ends.back();
+  if (forked || total <= kParallelThreshold) return sweep_stretch(0, total);
+  at::parallel_for(0, total, kParallelThreshold / 2, sweep_stretch);
+}
+
+}  // namespace onepass

@@ -1,0 +1,14 @@
+"""Drop-in optimizers for torch.optim: each step is one pass over memory.
+
+>>> import torch, onepass
+>>> model = torch.nn.Linear(2, 1)
+>>> opt = onepass.AdamW(model.parameters(), lr=1e-3)
+>>> isinstance(opt, torch.optim.AdamW)
+True
+"""
+
+from .optimizer import state_bytes
+from .optimizers import Adam, AdamW
+
+__all__ = ["Adam", "AdamW", "state_bytes"]
+__version__ = "0.1.0"

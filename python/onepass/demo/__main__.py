@@ -1,0 +1,102 @@
+"""The command line: `python -m onepass.demo [--data DIR] [--epochs 20] [--output demo]`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+BAD_INPUT, INTERRUPTED = 2, 130
+_EXTRAS = ("rich", "matplotlib", "numpy")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports an error in one line, without the usage above it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: {message} (--help lists the options)\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the demo and returns the exit code.
+
+    Args:
+        arguments: of the command line; None for those of this process.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        from rich.console import Console
+
+        from onepass.demo.idx import DataError
+        from onepass.demo.session import demonstrate
+    except ModuleNotFoundError as error:
+        missing = str(error.name).partition(".")[0]
+        if missing not in _EXTRAS:
+            raise
+        parser.exit(BAD_INPUT, f"{parser.prog}: no {missing}: pip install 'onepass[demo]'\n")
+    try:
+        demonstrate(Console(markup=False, highlight=False), **vars(options))
+    except DataError as error:
+        parser.exit(BAD_INPUT, f"{parser.prog}: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(INTERRUPTED, f"\n{parser.prog}: interrupted\n")
+    return 0
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="onepass.demo",
+        description="Trains a small network on images with torch.optim.Adam and with "
+        "onepass.Adam, from the same seed and with the same batches, and compares them. "
+        "One thread is used, unless OMP_NUM_THREADS says otherwise.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--data",
+        dest="folder",
+        metavar="DIR",
+        type=_folder,
+        help="folder of the four MNIST-format IDX gzip files (default: Fashion-MNIST)",
+    )
+    parser.add_argument(
+        "--epochs", metavar="N", type=_epochs, default=20, help="epochs (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--output",
+        dest="picture",
+        metavar="NAME",
+        type=_picture,
+        default="demo",
+        help="name of the picture; .png is added (default: %(default)s)",
+    )
+    return parser
+
+
+def _folder(text: str) -> Path:
+    if not text or not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"no such folder: {text!r}")
+    return Path(text)
+
+
+def _epochs(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more, got {text!r}")
+    return int(text)
+
+
+def _picture(text: str) -> Path:
+    # Checked now: nobody should train for minutes and then learn that the picture has no place.
+    path = Path(text if text.endswith(".png") else f"{text}.png")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"no folder for {text!r}: {error.strerror}") from None
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"cannot write {str(path)!r}")
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

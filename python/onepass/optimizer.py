@@ -1,0 +1,329 @@
+"""The plumbing that all optimizers share: options, state, the step, loading."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, ParamsT, _get_scalar_dtype
+
+from ._native import C
+
+_RULES = {name: (states, hypers) for name, states, hypers in C.rules()}
+_STATE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+class _Saved:
+    """Carries a parameter's saved state past torch's cast, which knows one policy only."""
+
+    def __init__(self, state: Any) -> None:
+        self.state = state
+
+
+class OnePass(Optimizer):
+    """Makes a class of ``torch.optim`` take its steps in one pass; stands first among the bases.
+
+    A subclass names its algorithm of the native table in ``rule`` and puts the options that torch
+    does not have into ``_extras`` before it calls torch's constructor.
+    """
+
+    rule: str
+    _extras: dict[str, Any]
+
+    #: set by ``torch.amp.GradScaler`` around a step
+    grad_scale: Tensor | None = None
+    found_inf: Tensor | None = None
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Takes one step.
+
+        Args:
+            closure: evaluates the model again and returns the loss; it runs with gradients enabled.
+
+        Raises:
+            ValueError: a hyper-parameter is out of range; nothing has changed.
+            RuntimeError: a tensor cannot be stepped; nothing has changed.
+        """
+        if self.defaults["differentiable"]:
+            return self._torch_step(closure)
+        self._accelerator_graph_capture_health_check()
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if torch.compiler.is_compiling() or not self._native().step(
+            self.param_groups, self.state, self._new_state, self.grad_scale, self.found_inf
+        ):
+            self._step_by_op()
+        return loss
+
+    def _native(self) -> Any:
+        """Returns the native half, made when it is first needed: it is never pickled or copied."""
+        native = self.__dict__.get("_native_step")
+        if native is None:
+            native = self.__dict__["_native_step"] = C.Step(self.rule)
+        return native
+
+    def _torch_step(self, closure: Callable[[], Any] | None) -> Any:
+        # torch wraps the step of a class once one of it was made, which would fire hooks twice.
+        step = super().step
+        if getattr(step, "hooked", False):
+            return step.__wrapped__(self, closure)  # type: ignore[attr-defined]
+        return step(closure)
+
+    # ---- the step by way of torch's dispatcher: torch.compile, fake tensors, DTensor
+
+    def _step_by_op(self) -> None:
+        states, hypers = _RULES[self.rule]
+        op = getattr(torch.ops.onepass, f"{self.rule}_")
+        with torch.no_grad():
+            for group in self.param_groups:
+                lists: list[list[Tensor]] = [[] for _ in range(3 + len(states))]
+                self._init_group(group, *lists)
+                if not torch.compiler.is_compiling():
+                    lists = [_plain(tensors) for tensors in lists]
+                options = {name: _option(group, key, i) for name, key, i in hypers}
+                self._unscale(lists[1])
+                op(*lists, **options, maximize=group["maximize"], found_inf=self.found_inf)
+
+    def _init_group(self, group: dict[str, Any], *lists: list[Tensor]) -> Any:
+        """Fills torch's lists for one group; by this name torch.compile runs it while tracing."""
+        if not group["differentiable"]:
+            for param in group["params"]:
+                if param.grad is not None and not self.state[param]:
+                    self.state[param] = self._new_state(param, group)
+        return super()._init_group(group, *lists)  # type: ignore[misc]
+
+    def _unscale(self, grads: list[Tensor]) -> None:
+        if self.grad_scale is None:
+            return
+        scale = self.grad_scale
+        if self.found_inf is not None:
+            scale = torch.where(self.found_inf != 0, torch.ones_like(scale), scale)
+        torch._foreach_div_(grads, scale)
+
+    # ---- options
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a parameter group, as torch, and refuses options that are out of range."""
+        for name, value in self.__dict__.pop("_extras", {}).items():
+            self.defaults.setdefault(name, value)
+        super().add_param_group(param_group)
+        try:
+            self._check_group(self.param_groups[-1])
+            self._native().check(self.param_groups, self.state, len(self.param_groups) - 1)
+        except Exception:
+            self.param_groups.pop()
+            raise
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        for param in group["params"]:
+            _state_dtype(param, group)
+        if group["decouple_lr"]:
+            group.setdefault("initial_lr", float(group["lr"]))
+        ours = [name for name in ("eps_root", "decouple_lr", "state_dtype") if group[name]]
+        if group["differentiable"] and ours:
+            raise ValueError(
+                f"differentiable=True takes torch's own path, which has no {ours[0]}; leave one out"
+            )
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether GradScaler leaves unscaling and skipping to the step: wherever fused is set."""
+        return any(group.get("fused") for group in self.param_groups)
+
+    @_step_supports_amp_scaling.setter
+    def _step_supports_amp_scaling(self, value: bool) -> None:
+        # torch's constructor assigns here; the groups alone decide, so that loading and pickling
+        # cannot leave the two at odds.
+        pass
+
+    # ---- state
+
+    def _state_names(self, group: dict[str, Any]) -> Iterator[str]:
+        for name, only_if in _RULES[self.rule][0]:
+            if only_if is None or group[only_if]:
+                yield name
+
+    def _new_state(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        """Returns the state of a parameter before its first step, as torch's for-loop makes it."""
+        dtype = _state_dtype(param, group)
+        with torch.inference_mode(False):  # so that steps outside inference mode go on with it
+            count = _get_scalar_dtype(is_fused=group["fused"])
+            state = {"step": torch.zeros((), dtype=count, device="cpu")}
+            for name in self._state_names(group):
+                state[name] = torch.zeros_like(
+                    param, dtype=dtype, memory_format=torch.preserve_format
+                )
+        return state
+
+    def state_bytes(self) -> int:
+        """Returns the bytes of memory that the state takes now; nothing before the first step."""
+        storages = {
+            value.untyped_storage()._cdata: value.untyped_storage().nbytes()
+            for state in self.state.values()
+            for value in state.values()
+            if isinstance(value, Tensor)
+        }
+        return sum(storages.values())
+
+    # ---- loading
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads a state dict of this class or of torch's.
+
+        Moments are cast to the dtype of ``state_dtype`` and never share memory with the source.
+
+        Raises:
+            ValueError, RuntimeError: the state dict does not fit; nothing has changed.
+        """
+        # torch casts all state to the parameter's dtype, by a rule that cannot be overridden. What
+        # it does not know it hands on: so the states are wrapped, after all hooks of the user.
+        wrap = self.register_load_state_dict_pre_hook(
+            lambda _, given: {**given, "state": {k: _Saved(v) for k, v in given["state"].items()}}
+        )
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            wrap.remove()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes over a state, whole or not at all: from a pickle, a copy or load_state_dict."""
+        before = {key: self.__dict__[key] for key in state if key in self.__dict__}
+        try:
+            super().__setstate__({**state, "state": self._unwrap(state)})
+            for group in self.param_groups:
+                for name in ("eps_root", "decouple_lr", "state_dtype"):
+                    group.setdefault(name, self.defaults[name])
+                self._check_group(group)
+            self._native().check(self.param_groups, self.state)
+        except Exception:
+            self.__dict__.update(before)
+            raise
+
+    def _unwrap(self, state: dict[str, Any]) -> Any:
+        if not any(isinstance(saved, _Saved) for saved in state["state"].values()):
+            return state["state"]
+        group_of = {param: group for group in state["param_groups"] for param in group["params"]}
+        loaded = state["state"].__class__(dict)
+        for param, saved in state["state"].items():
+            if param in group_of:
+                loaded[param] = self._load(param, group_of[param], saved.state)
+            else:
+                loaded[param] = saved.state
+        return loaded
+
+    def _load(self, param: Tensor, group: dict[str, Any], saved: Any) -> dict[Any, Any]:
+        if not isinstance(saved, dict) or (saved and "step" not in saved):
+            raise ValueError(f"the state of a parameter must be a dict with a 'step', got {saved!r}")
+        dtype = _state_dtype(param, {**self.defaults, **group})
+        names = {name for name, _ in _RULES[self.rule][0]}
+        loaded = {}
+        for key, value in saved.items():
+            if key in names:
+                loaded[key] = _cast(key, value, param, dtype)
+            elif isinstance(value, Tensor):
+                device = "cpu" if key == "step" else param.device
+                loaded[key] = value.detach().to(device, copy=True)
+            elif key == "step" and not isinstance(value, (int, float)):
+                raise ValueError(f"step must be a number or a tensor, got {value!r}")
+            else:
+                loaded[key] = copy.deepcopy(value)
+        return loaded
+
+
+def _cast(name: str, value: Any, param: Tensor, dtype: torch.dtype) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} must be a tensor, got {value!r}")
+    if value.shape != param.shape:
+        raise ValueError(
+            f"{name} has shape {list(value.shape)}, but its parameter has {list(param.shape)}; "
+            "this state dict is of another model"
+        )
+    if not (value.is_complex() if param.is_complex() else value.is_floating_point()):
+        raise ValueError(f"{name} has dtype {value.dtype}, but its parameter has {param.dtype}")
+    return value.detach().to(device=param.device, dtype=dtype, copy=True)
+
+
+def _state_dtype(param: Tensor, group: dict[str, Any]) -> torch.dtype:
+    """Returns the dtype of a parameter's moments."""
+    wanted: torch.dtype | None = group["state_dtype"]
+    if wanted is None:
+        # Deviation from torch: (1 - beta2) g^2 underflows in float16 and the step would explode.
+        return torch.float32 if param.dtype == torch.float16 else param.dtype
+    if wanted not in _STATE_DTYPES:
+        raise ValueError(f"Invalid state_dtype value: {wanted} (it must be one of {_STATE_DTYPES})")
+    if not param.is_complex():
+        return wanted
+    if wanted not in (torch.float32, torch.float64):
+        raise ValueError(f"Invalid state_dtype value: {wanted} (complex parameters need float32 or "
+                         "float64, for each of the two parts)")
+    return wanted.to_complex()
+
+
+def _option(group: dict[str, Any], key: str, index: int) -> Any:
+    """Returns a hyper-parameter of a group as the op takes it."""
+    value = group.get(key, 0.0)
+    if index >= 0:
+        value = value[index]
+    if key != "lr":
+        return value if isinstance(value, (bool, float)) else float(value)
+    # A float lr would be a constant of the compiled step, compiled anew at every change; a tensor
+    # made from it is not.
+    return value if isinstance(value, Tensor) else torch.zeros((), dtype=torch.float64) + value
+
+
+def _plain(tensors: list[Tensor]) -> list[Tensor]:
+    """Returns what the op takes: the local tensors of DTensors, all others as they are."""
+    from torch._subclasses.fake_tensor import FakeTensor
+    from torch.distributed.tensor import DTensor
+
+    plain = []
+    for tensor in tensors:
+        if isinstance(tensor, DTensor):
+            plain.append(tensor.to_local())
+        elif type(tensor) in (Tensor, torch.nn.Parameter, FakeTensor):
+            plain.append(tensor)
+        else:
+            raise TypeError(
+                f"onepass cannot step a {type(tensor).__name__}: it takes plain tensors and DTensors"
+            )
+    return plain
+
+
+def state_bytes(params: ParamsT | torch.nn.Module, optimizer: type[OnePass], **options: Any) -> int:
+    """Returns the exact bytes of state that an optimizer will hold after its first step.
+
+    Args:
+        params: a module or what the optimizer's constructor takes; tensors of ``meta`` will do.
+        optimizer: the class, for example ``onepass.AdamW``.
+        options: the constructor's other arguments.
+
+    Example:
+        >>> import torch, onepass
+        >>> with torch.device("meta"):
+        ...     model = torch.nn.Linear(1000, 1000)
+        >>> onepass.state_bytes(model, onepass.AdamW)
+        8008008
+        >>> onepass.state_bytes(model, onepass.AdamW, state_dtype=torch.bfloat16)
+        4004008
+    """
+    given = params.parameters() if isinstance(params, torch.nn.Module) else params
+    made = optimizer(_on_meta(given), **options)
+    for group in made.param_groups:
+        for param in group["params"]:
+            made.state[param] = made._new_state(param, group)
+    return made.state_bytes()
+
+
+def _on_meta(params: Any) -> Any:
+    if isinstance(params, Tensor):
+        return params.detach().to("meta")
+    if isinstance(params, dict):
+        return {k: _on_meta(v) if k == "params" else v for k, v in params.items()}
+    if isinstance(params, tuple) and len(params) == 2 and isinstance(params[0], str):
+        return params[0], _on_meta(params[1])
+    return [_on_meta(param) for param in params]

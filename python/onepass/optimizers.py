@@ -1,0 +1,180 @@
+"""The optimizers: thin classes over those of the same name in ``torch.optim``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from .optimizer import OnePass
+
+__all__ = ["Adam", "AdamW"]
+
+
+class Adam(OnePass, torch.optim.Adam):
+    r"""Adam: steps along the mean of the gradients, scaled by the root of their mean square.
+
+    .. code-block:: text
+
+        g_t = grad + weight_decay p                        (coupled; p *= 1 - lr weight_decay if decoupled)
+        m_t = beta1 m_(t-1) + (1 - beta1) g_t
+        v_t = beta2 v_(t-1) + (1 - beta2) g_t^2            (amsgrad: then the largest v so far)
+        p  -= lr mhat / (sqrt(vhat + eps_root) + eps),     mhat = m_t / (1 - beta1^t), vhat = v_t / (1 - beta2^t)
+
+    Args:
+        params: tensors, (name, tensor) pairs or group dicts, as in torch.
+        lr: the rate, a float or a 1-element tensor, >= 0 (1e-3).
+        betas: how much of the means is kept at each step, each in [0, 1) (0.9, 0.999).
+        eps: added to the root, >= 0; bounds the step where gradients vanish (1e-8).
+        weight_decay: >= 0 (0).
+        amsgrad: divide by the largest second moment so far (False).
+        foreach: accepted for torch's sake; the result is the same (None).
+        maximize: climb instead of descend (False).
+        capturable: accepted; the result is the same (False).
+        differentiable: let autograd see the step, by torch's own code (False).
+        fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
+        decoupled_weight_decay: decay as AdamW does (False).
+        eps_root: added to vhat inside the root, >= 0 (0).
+        decouple_lr: decoupled decay by weight_decay lr / initial_lr, so that it does not depend on
+            the size of lr but follows its schedule (False).
+        state_dtype: dtype of the moments: float32, float64, bfloat16 or float16; None is the
+            parameter's own, and float32 for float16 parameters (None).
+
+    State:
+        ``step``: 0-dim float32, 4 bytes. ``exp_avg``, ``exp_avg_sq`` and with amsgrad
+        ``max_exp_avg_sq``: the parameter's shape, ``state_dtype``; 8 bytes per float32 element.
+
+    Raises:
+        ValueError: an argument is out of its range, at construction and at every step.
+        RuntimeError: a gradient is sparse, or a tensor does not fit. Nothing has changed then.
+
+    Source:
+        Kingma and Ba 2015, algorithm 1; AMSGrad: Reddi et al. 2018, algorithm 2.
+
+    Differs from torch.optim.Adam in:
+        the keyword-only eps_root, decouple_lr and state_dtype; float32 moments for float16
+        parameters; infinite hyper-parameters are refused; float32 arithmetic for bfloat16 and
+        float16, rounded once at the end of the step.
+
+    Example:
+        >>> import torch, onepass
+        >>> weight = torch.ones(3, requires_grad=True)
+        >>> opt = onepass.Adam([weight], lr=0.1)
+        >>> (weight**2).sum().backward()
+        >>> opt.step()
+        >>> weight.detach()
+        tensor([0.9000, 0.9000, 0.9000])
+    """
+
+    rule = "adam"
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsgrad: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
+        eps_root: float = 0.0,
+        decouple_lr: bool = False,
+        state_dtype: torch.dtype | None = None,
+    ) -> None:
+        """Makes the optimizer; the arguments are described at the class."""
+        self._extras = dict(eps_root=eps_root, decouple_lr=decouple_lr, state_dtype=state_dtype)
+        super().__init__(
+            params, lr, betas, eps, weight_decay, amsgrad,
+            foreach=foreach, maximize=maximize, capturable=capturable,
+            differentiable=differentiable, fused=fused,
+            decoupled_weight_decay=decoupled_weight_decay,
+        )  # fmt: skip
+
+
+class AdamW(OnePass, torch.optim.AdamW):
+    r"""AdamW: Adam with the weight decay taken out of the gradient.
+
+    .. code-block:: text
+
+        p  *= 1 - lr weight_decay
+        m_t = beta1 m_(t-1) + (1 - beta1) g_t
+        v_t = beta2 v_(t-1) + (1 - beta2) g_t^2            (amsgrad: then the largest v so far)
+        p  -= lr mhat / (sqrt(vhat + eps_root) + eps),     mhat = m_t / (1 - beta1^t), vhat = v_t / (1 - beta2^t)
+
+    Args:
+        params: tensors, (name, tensor) pairs or group dicts, as in torch.
+        lr: the rate, a float or a 1-element tensor, >= 0 (1e-3).
+        betas: how much of the means is kept at each step, each in [0, 1) (0.9, 0.999).
+        eps: added to the root, >= 0; bounds the step where gradients vanish (1e-8).
+        weight_decay: the share of the parameter, times lr, that each step removes, >= 0 (1e-2).
+        amsgrad: divide by the largest second moment so far (False).
+        maximize: climb instead of descend (False).
+        foreach: accepted for torch's sake; the result is the same (None).
+        capturable: accepted; the result is the same (False).
+        differentiable: let autograd see the step, by torch's own code (False).
+        fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
+        eps_root: added to vhat inside the root, >= 0 (0).
+        decouple_lr: decay by weight_decay lr / initial_lr, so that it does not depend on the size
+            of lr but follows its schedule (False).
+        state_dtype: dtype of the moments: float32, float64, bfloat16 or float16; None is the
+            parameter's own, and float32 for float16 parameters (None).
+
+    State:
+        ``step``: 0-dim float32, 4 bytes. ``exp_avg``, ``exp_avg_sq`` and with amsgrad
+        ``max_exp_avg_sq``: the parameter's shape, ``state_dtype``; 8 bytes per float32 element.
+
+    Raises:
+        ValueError: an argument is out of its range, at construction and at every step.
+        RuntimeError: a gradient is sparse, or a tensor does not fit. Nothing has changed then.
+
+    Source:
+        Loshchilov and Hutter 2019, algorithm 2; AMSGrad: Reddi et al. 2018, algorithm 2.
+
+    Differs from torch.optim.AdamW in:
+        the keyword-only eps_root, decouple_lr and state_dtype; float32 moments for float16
+        parameters; infinite hyper-parameters are refused; float32 arithmetic for bfloat16 and
+        float16, rounded once at the end of the step.
+
+    Example:
+        >>> import torch, onepass
+        >>> weight = torch.ones(3, requires_grad=True)
+        >>> opt = onepass.AdamW([weight], lr=0.1, weight_decay=0.5)
+        >>> weight.grad = torch.zeros(3)
+        >>> opt.step()
+        >>> weight.detach()
+        tensor([0.9500, 0.9500, 0.9500])
+    """
+
+    rule = "adamw"
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        eps_root: float = 0.0,
+        decouple_lr: bool = False,
+        state_dtype: torch.dtype | None = None,
+    ) -> None:
+        """Makes the optimizer; the arguments are described at the class."""
+        self._extras = dict(eps_root=eps_root, decouple_lr=decouple_lr, state_dtype=state_dtype)
+        super().__init__(
+            params, lr, betas, eps, weight_decay, amsgrad,
+            maximize=maximize, foreach=foreach, capturable=capturable,
+            differentiable=differentiable, fused=fused,
+        )  # fmt: skip

@@ -1,0 +1,79 @@
+"""Compiles csrc/ into onepass._C; everything static stands in pyproject.toml.
+
+Environment: ONEPASS_CUDA=0|1, TORCH_CUDA_ARCH_LIST, MAX_JOBS, ONEPASS_SANITIZE=1.
+"""
+
+import importlib.util
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import setup
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "build_backend"))
+from toolchain import cuda_home, default_archs  # noqa: E402
+
+
+def csrc(*suffixes: str) -> list[str]:
+    """Returns the files below csrc/ that end so, relative to ROOT."""
+    return sorted(str(f.relative_to(ROOT)) for f in ROOT.glob("csrc/**/*") if f.suffix in suffixes)
+
+
+KIND = "sanitize" if os.environ.get("ONEPASS_SANITIZE") == "1" else "release"
+WISH = os.environ.get("ONEPASS_CUDA", "")
+CU = csrc(".cu")
+CUDA = cuda_home() if CU and WISH != "0" else None
+WHY_NOT = "ONEPASS_CUDA=0" if WISH == "0" else "no nvcc found" if CU else "no .cu files in csrc/"
+if WISH == "1" and not CUDA:
+    sys.exit(f"onepass: ONEPASS_CUDA=1, but {WHY_NOT}")
+
+# Compiled with -fopenmp but not linked with it: torch's own libgomp must be the one that runs, or
+# torch.set_num_threads would not reach our loops.
+CXX = ["-std=c++20", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fopenmp"]
+CXX += ["-fvisibility=hidden", "-fstack-protector-strong", f"-ffile-prefix-map={ROOT}=."]
+LINK = ["-Wl,-z,relro,-z,now"]
+if KIND == "sanitize":
+    CXX += ["-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"]
+    LINK += ["-fsanitize=address,undefined"]
+else:
+    CXX += ["-O3", "-g0", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
+NVCC = ["-O3", "-std=c++20", "--fmad=false", "-Xcompiler=-fvisibility=hidden"]
+
+if importlib.util.find_spec("torch"):
+    import torch
+    from torch.utils import cpp_extension
+
+    class Build(cpp_extension.BuildExtension):
+        """Gives the facts of this build to the code as macros, and to _native.py as a module."""
+
+        def finalize_options(self):
+            super().finalize_options()
+            # Not the temporary one of an editable install: ninja then compiles only what changed.
+            self.build_temp = f"build/{KIND}-{sysconfig.get_config_var('SOABI')}"
+
+        def run(self):
+            facts = {"VERSION": self.distribution.get_version(), "TORCH_VERSION": torch.__version__}
+            facts["CUDA_ARCHS"] = os.environ["TORCH_CUDA_ARCH_LIST"] if CUDA else ""
+            macros = [(f"ONEPASS_{name}", f'"{value}"') for name, value in facts.items()]
+            self.extensions[0].define_macros += macros
+            super().run()
+            info = Path(self.get_ext_fullpath("onepass._C")).with_name("_build_info.py")
+            lines = [f'{name} = "{value}"\n' for name, value in facts.items()]
+            info.write_text('"""Written by setup.py beside _C."""\n\n' + "".join(lines))
+            if not CUDA:
+                print(f"onepass: built for the CPU only ({WHY_NOT})")
+
+    paths = {"include_dirs": [str(ROOT / "csrc")], "depends": csrc(".h", ".cuh")}
+    if CUDA:  # in a CppExtension: a CUDAExtension links libraries that a CPU torch does not have
+        cpp_extension.CUDA_HOME = str(CUDA)
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", default_archs(CUDA))
+        paths["include_dirs"] += [str(CUDA / "include")]
+        paths["library_dirs"] = [str(CUDA / "lib64")]
+        paths["libraries"] = ["cudart_static", "rt", "dl", "pthread"]
+    ext = cpp_extension.CppExtension("onepass._C", csrc(".cpp") + (CU if CUDA else []), **paths)
+    ext.extra_compile_args, ext.extra_link_args = {"cxx": CXX, "nvcc": NVCC}, LINK
+    setup(ext_modules=[ext], cmdclass={"build_ext": Build})
+else:  # an sdist and the metadata need no torch; the backend stops every other build
+    setup()

@@ -1,0 +1,220 @@
+"""`import onepass` where it cannot work says why in words; the command line reports."""
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+import onepass
+from onepass import __main__ as command
+from onepass import _native
+
+PACKAGE = Path(onepass.__file__).parent
+SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
+MODULE = f"_C{SUFFIX}"
+NEVER_LOADED = "#include <stdlib.h>\n__attribute__((constructor)) static void f(void) { abort(); }"
+UNDEFINED = "void torch_stream_native_handle(void); void* f = (void*)torch_stream_native_handle;"
+REBUILD = "--no-cache-dir --no-binary onepass onepass"
+
+
+@dataclasses.dataclass
+class Installation:
+    """A copy of the package's Python files beside a torch that is only a version number."""
+
+    folder: Path
+
+    @property
+    def package(self) -> Path:
+        return self.folder / "python" / "onepass"
+
+    def torch(self, version: str) -> None:
+        (self.package.parent / "torch").mkdir()
+        text = f"__version__ = {version!r}\n"
+        (self.package.parent / "torch" / "__init__.py").write_text(text)
+
+    def built_for(self, torch: str) -> None:
+        text = f'VERSION = "1.2.0"\nTORCH_VERSION = "{torch}"\nCUDA_ARCHS = ""\n'
+        (self.package / "_build_info.py").write_text(text)
+
+    def compiled(self, source: str, name: str = MODULE) -> None:
+        command = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(self.package / name)]
+        subprocess.run(command, input=source, text=True, check=True)
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        env = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
+        env["PYTHONPATH"] = str(self.package.parent)
+        return subprocess.run(
+            [sys.executable, "-S", *arguments],
+            env=env,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def error(self) -> str:
+        code = "try:\n import onepass\nexcept ImportError as e:\n print(e)\nelse:\n print('loaded')"
+        done = self.run("-c", code)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+
+@pytest.fixture
+def installation(tmp_path):
+    ignore = shutil.ignore_patterns("*.so", "_build_info.py", "__pycache__", "demo")
+    shutil.copytree(PACKAGE, tmp_path / "python" / "onepass", ignore=ignore)
+    return Installation(tmp_path)
+
+
+def check_common(text: str, torch: str) -> None:
+    assert len(text.splitlines()) <= 12
+    assert f"with torch {torch} (Python {sys.version_info[0]}.{sys.version_info[1]}, " in text
+    assert text.count("Fix:") == 1
+    assert text.rstrip().endswith("Details:  python -m onepass doctor")
+
+
+@pytest.mark.parametrize(
+    ("built", "found", "fix"),
+    [
+        ("2.13.0+cpu", "2.12.1+cu126", 'pip install "torch==2.13.*"'),
+        ("2.13.0+cpu", "2.14.0", REBUILD),
+        ("2.9.0", "2.13.1+cpu", REBUILD),
+        ("2.13.0", "3.0.0a0+git12ab", REBUILD),
+    ],
+)
+def test_other_torch_is_named_and_nothing_is_loaded(installation, built, found, fix):
+    installation.torch(found)
+    installation.built_for(built)
+    installation.compiled(NEVER_LOADED)
+    text = installation.error()
+    check_common(text, found)
+    minor = ".".join(built.split(".")[:2])
+    assert text.startswith("onepass 1.2.0 cannot load its kernels")
+    assert f"This build is for torch {minor} (compiled with {built})" in text
+    assert f"Loader said:  not tried: kernels for torch {minor} could crash this one" in text
+    assert fix in text
+
+
+@pytest.mark.parametrize("found", ["2.13.0+cpu", "2.13.1+cu130", "2.13.0a0+git12ab"])
+def test_missing_symbol_is_quoted(installation, found):
+    installation.torch(found)
+    installation.built_for("2.13.0+cpu")
+    installation.compiled(UNDEFINED)
+    text = installation.error()
+    check_common(text, found)
+    assert "undefined symbol: torch_stream_native_handle" in text
+    assert REBUILD in text
+
+
+def test_file_that_is_no_library_is_quoted(installation):
+    installation.torch("2.13.0")
+    installation.built_for("2.13.0")
+    (installation.package / MODULE).write_bytes(b"no library " * 100)
+    text = installation.error()
+    check_common(text, "2.13.0")
+    assert "invalid ELF header" in text
+
+
+@pytest.mark.parametrize(
+    "name", ["_C.cpython-39-x86_64-linux-gnu.so", "_C.cpython-39-aarch64-linux-gnu.so"]
+)
+def test_module_of_another_python(installation, name):
+    installation.torch("2.13.0")
+    installation.built_for("2.13.0")
+    installation.compiled(NEVER_LOADED, name)
+    text = installation.error()
+    check_common(text, "2.13.0")
+    assert f"not tried: {name} is not for this Python" in text
+    assert "Python 3.9.\n" in text
+
+
+@pytest.mark.parametrize("info", [True, False])
+def test_nothing_was_compiled(installation, info):
+    installation.torch("2.13.0")
+    if info:
+        installation.built_for("2.13.0")
+    text = installation.error()
+    check_common(text, "2.13.0")
+    assert "no compiled module here, onepass was not built" in text
+
+
+def test_source_tree_is_to_be_built_where_it_lies(installation):
+    installation.torch("2.14.0")
+    installation.built_for("2.13.0")
+    (installation.folder / "csrc").mkdir()
+    (installation.folder / "setup.py").touch()
+    assert f'Fix:  pip install -e "{installation.folder}"' in installation.error()
+
+
+def test_no_torch(installation):
+    assert installation.error() == 'onepass needs torch:  pip install "torch>=2.13"\n'
+
+
+def test_broken_torch_speaks_for_itself(installation):
+    installation.torch("2.13.0")
+    (installation.package.parent / "torch" / "__init__.py").write_text("import no_such_part")
+    assert "No module named 'no_such_part'" in installation.error()
+
+
+@pytest.mark.parametrize("arguments", [["onepass"], ["onepass", "doctor"], ["onepass.demo"]])
+def test_command_line_prints_the_text_without_traceback(installation, arguments):
+    installation.torch("2.12.0")
+    installation.built_for("2.13.0")
+    installation.compiled(NEVER_LOADED)
+    done = installation.run("-m", *arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith("onepass 1.2.0 cannot load its kernels with torch 2.12.0")
+    assert "Traceback" not in done.stderr
+    assert str(installation.package) in done.stderr
+
+
+def test_text_of_made_up_facts():
+    facts = _native.Facts("1.0", "2.13.0", "2.13.0", (MODULE,), SUFFIX, None, "a\n  b")
+    assert "Loader said:  a b\n" in _native.explain(facts)
+    strange = dataclasses.replace(facts, torch="nightly", built_torch="", files=("_C.so",))
+    check_common(_native.explain(strange), "nightly")
+
+
+def test_build_info_agrees_with_the_compiled_module():
+    info = _native.C.build_info()
+    from onepass import _build_info
+
+    assert info["version"] == _build_info.VERSION == onepass.__version__
+    assert info["torch"] == _build_info.TORCH_VERSION
+    assert info["cuda_archs"] == _build_info.CUDA_ARCHS
+    assert info["instruction_set"] in info["instruction_sets"]
+
+
+def test_info_and_doctor(capsys):
+    assert command.main([]) == 0
+    info = capsys.readouterr().out
+    assert [line.split()[0] for line in info.splitlines()] == [
+        "onepass",
+        "torch",
+        "compiler",
+        "CPU",
+        "CUDA",
+        "Python",
+    ]
+    assert command.main(["doctor"]) == 0
+    lines = capsys.readouterr().out.removeprefix(info).splitlines()[2:]
+    assert len(lines) >= 2 * len(onepass.optimizers.__all__)
+    assert all(line.startswith("ok ") for line in lines)
+
+
+def test_doctor_reports_a_difference_and_an_exception(capsys, monkeypatch):
+    monkeypatch.setattr(command, "_difference", lambda *_: float("nan"))
+    assert command.main(["doctor"]) == 1
+    assert "FAIL cpu     Adam " in capsys.readouterr().out
+
+    def fail(*_):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(command, "_difference", fail)
+    assert command.main(["doctor"]) == 1
+    assert "RuntimeError: no such kernel" in capsys.readouterr().out

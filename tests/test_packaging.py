@@ -1,0 +1,163 @@
+"""The package builds from its sdist, with the torch that is there, and changes nothing else."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.tags import sys_tags
+
+ROOT = Path(__file__).resolve().parents[1]
+BACKEND = ROOT / "build_backend"
+
+
+def run(*command, **settings) -> str:
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "LD_PRELOAD")}
+    env |= settings.pop("env", {})
+    done = subprocess.run(
+        [str(part) for part in command],
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        **settings,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+class Scratch:
+    """The unpacked sdist, and an environment without onepass that sees this one's torch."""
+
+    def __init__(self, folder: Path) -> None:
+        code = f"import onepass_build; print(onepass_build.build_sdist({str(folder)!r}))"
+        name = run(sys.executable, "-c", code, cwd=ROOT, env={"PYTHONPATH": str(BACKEND)})
+        self.sdist = folder / name.split()[-1]
+        with tarfile.open(self.sdist) as archive:
+            archive.extractall(folder, filter="data")
+        self.source = folder / self.sdist.name.removesuffix(".tar.gz")
+        run(sys.executable, "-m", "venv", "--without-pip", folder / "venv")
+        self.python = folder / "venv" / "bin" / "python"
+        # A path added by a .pth file is searched, but its own .pth files (the editable install of
+        # onepass) are not read.
+        site = run(self.python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))")
+        Path(site.strip(), "host.pth").write_text(sysconfig.get_path("purelib") + "\n")
+
+    def pip(self, *arguments, **settings) -> str:
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+        return run(*pip, "--python", self.python, *arguments, cwd=self.source, **settings)
+
+    def packages(self) -> dict[str, str]:
+        found = json.loads(self.pip("list", "--format", "json").splitlines()[-1])
+        return {package["name"]: package["version"] for package in found}
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    return Scratch(tmp_path_factory.mktemp("packaging"))
+
+
+@pytest.fixture(scope="module")
+def installed(scratch):
+    """What pip said while installing, and the packages before it."""
+    before = scratch.packages()
+    return scratch.pip("install", "-v", "."), before
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("packaging")  # one worker: the sdist is compiled once
+class TestInstall:
+    def test_downloads_no_torch(self, installed):
+        log, _ = installed
+        assert "Requirement already satisfied: torch" in log
+        assert not re.search(r"(Collecting|Downloading|Processing|Using cached)\s+\S*torch", log)
+
+    def test_changes_no_other_package(self, installed, scratch):
+        _, before = installed
+        after = scratch.packages()
+        assert "onepass" in after
+        before.pop("onepass", None)
+        after.pop("onepass")
+        assert after == before
+
+    def test_works_when_imported(self, installed, scratch):
+        code = "import onepass, sys; sys.exit(onepass.__file__.startswith(sys.prefix) - 1)"
+        run(scratch.python, "-c", code, cwd="/")
+        report = run(scratch.python, "-m", "onepass", "doctor", cwd="/")
+        assert "ok   cpu" in report
+        assert "FAIL" not in report
+
+    def test_code_is_for_every_machine(self, installed, scratch):
+        (ninja,) = scratch.source.glob("build/release-*/build.ninja")
+        assert not re.search(r"-march|-mtune|-mavx|-ffast-math|-Ofast", ninja.read_text())
+
+    def test_wheel(self, installed, scratch):
+        scratch.pip("wheel", "--no-deps", "-w", "dist", ".")
+        (path,) = (scratch.source / "dist").glob("*.whl")
+        with zipfile.ZipFile(path) as wheel:
+            names = wheel.namelist()
+            (module,) = (name for name in names if name.endswith(".so"))
+            code = wheel.read(module)
+        assert path.stem.split("-", 2)[2] in {str(tag) for tag in sys_tags()}
+        assert {name.split("/")[0] for name in names} == {"onepass", "onepass-0.1.0.dist-info"}
+        assert {"onepass/py.typed", "onepass/_C.pyi", "onepass/_build_info.py"} <= set(names)
+        assert str(scratch.source).encode() not in code
+
+    def test_no_build_isolation_and_editable(self, installed, scratch):
+        log = scratch.pip("install", "--no-build-isolation", "--no-deps", "-e", ".")
+        assert "Successfully installed onepass" in log
+        found = run(scratch.python, "-c", "import onepass; print(onepass.__file__)", cwd="/")
+        assert found.split()[-1].startswith(str(scratch.source))
+
+    def test_missing_compiler_is_one_line(self, scratch):
+        with pytest.raises(AssertionError) as failure:
+            scratch.pip("install", "--no-build-isolation", ".", env={"CXX": "no-such-g++"})
+        assert "[1 lines of output]" in str(failure.value)
+        assert "no C++ compiler (no-such-g++): apt-get install g++" in str(failure.value)
+
+
+class TestRequirements:
+    @pytest.fixture
+    def requires(self, monkeypatch):
+        """The backend's answer for a target environment with these packages."""
+        monkeypatch.syspath_prepend(BACKEND)
+        import onepass_build
+
+        monkeypatch.setattr(onepass_build, "check_compiler", lambda: None)
+
+        def ask(path):
+            monkeypatch.setattr(onepass_build, "_target_path", lambda: [str(path)])
+            return onepass_build.get_requires_for_build_wheel()
+
+        return ask
+
+    @staticmethod
+    def torch(folder, version):
+        (folder / f"torch-{version}.dist-info").mkdir()
+        text = f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n"
+        (folder / f"torch-{version}.dist-info" / "METADATA").write_text(text)
+
+    @pytest.mark.parametrize("version", ["2.13.0", "2.13.0+cpu", "2.15.1+cu132", "3.0.0a0+git1"])
+    def test_torch_that_is_there_is_used(self, requires, tmp_path, version):
+        self.torch(tmp_path, version)
+        assert requires(tmp_path) == []
+
+    def test_no_torch_asks_for_one(self, requires, tmp_path):
+        assert requires(tmp_path) == ["torch>=2.13"]
+
+    def test_old_torch_is_not_replaced(self, requires, tmp_path):
+        self.torch(tmp_path, "2.12.1+cu126")
+        with pytest.raises(SystemExit, match=re.escape("needs torch>=2.13, here is torch 2.12.1")):
+            requires(tmp_path)
+
+    def test_this_environment_is_seen(self, monkeypatch):
+        monkeypatch.syspath_prepend(BACKEND)
+        import onepass_build
+
+        assert onepass_build.get_requires_for_build_editable() == []
