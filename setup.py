@@ -35,7 +35,7 @@ CXX = ["-std=c++20", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off
 CXX += ["-fvisibility=hidden", "-fstack-protector-strong", f"-ffile-prefix-map={ROOT}=."]
 LINK = ["-Wl,-z,relro,-z,now"]
 if KIND == "sanitize":
-    CXX += ["-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"]
+    CXX += ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"]
     LINK += ["-fsanitize=address,undefined"]
 else:
     CXX += ["-O3", "-g0", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]

@@ -31,27 +31,14 @@ bool is_plain(const at::TensorBase& tensor) {
   return keys == DispatchKeySet(DispatchKey::CPU) || keys == DispatchKeySet(DispatchKey::Meta);
 }
 
-bool is_supported(at::ScalarType type) {
-  switch (type) {
-    case at::kFloat:
-    case at::kDouble:
-    case at::kBFloat16:
-    case at::kHalf:
-    case at::kComplexFloat:
-    case at::kComplexDouble:
-      return true;
-    default:
-      return false;
-  }
-}
-
 // The distance in elements from the first element to the one past the last.
-std::int64_t extent_of(const at::TensorBase& tensor) {
-  if (tensor.is_contiguous() || tensor.numel() == 0) return tensor.numel();
+std::size_t extent_of(const at::TensorBase& tensor) {
+  if (tensor.is_contiguous() || tensor.numel() == 0)
+    return static_cast<std::size_t>(tensor.numel());
   std::int64_t extent = 1;
   for (std::int64_t dim = 0; dim < tensor.dim(); ++dim)
     extent += (tensor.size(dim) - 1) * tensor.stride(dim);
-  return extent;
+  return static_cast<std::size_t>(extent);
 }
 
 // Whether two indices may reach the same element. Exact for what slicing, transposing and expanding
@@ -95,6 +82,20 @@ bool needs_dispatcher(const at::TensorBase& tensor) {
 
 bool is_lazy(const at::TensorBase& tensor) { return tensor.key_set().has_any(kLazy); }
 
+bool is_supported(const at::TensorBase& tensor) {
+  switch (tensor.scalar_type()) {
+    case at::kFloat:
+    case at::kDouble:
+    case at::kBFloat16:
+    case at::kHalf:
+    case at::kComplexFloat:
+    case at::kComplexDouble:
+      return true;
+    default:
+      return false;
+  }
+}
+
 void check_device(const at::TensorBase& tensor, const Subject& subject) {
   TORCH_CHECK(tensor.device().is_cpu() || tensor.device().is_meta(), subject.text(), " is on ",
               tensor.device(), ", but this build of onepass has kernels for the CPU only; move the ",
@@ -102,11 +103,11 @@ void check_device(const at::TensorBase& tensor, const Subject& subject) {
 }
 
 void check_kind(const at::TensorBase& tensor, const Subject& subject) {
-  if (is_plain(tensor) && is_supported(tensor.scalar_type())) return;
+  if (is_plain(tensor) && is_supported(tensor)) return;
   check_device(tensor, subject);
   TORCH_CHECK(tensor.layout() == at::kStrided, subject.text(), " has layout ", tensor.layout(),
               "; onepass takes dense (strided) tensors: call .to_dense()");
-  TORCH_CHECK(is_supported(tensor.scalar_type()), subject.text(), " has dtype ",
+  TORCH_CHECK(is_supported(tensor), subject.text(), " has dtype ",
               tensor.scalar_type(), "; supported are float32, float64, bfloat16, float16, complex64",
               " and complex128");
   TORCH_CHECK(!is_lazy(tensor), subject.text(), " is a lazily conjugated or negated view, which ",
@@ -149,20 +150,26 @@ Float stored_type(const at::TensorBase& tensor) {
 }
 
 Span span_of(const at::TensorBase& tensor, Access access, const Subject& subject) {
-  const std::int64_t extent = extent_of(tensor);
-  const c10::Storage& storage = tensor.storage();
-  const auto offset = static_cast<std::size_t>(tensor.storage_offset());
-  const std::size_t end = (offset + static_cast<std::size_t>(extent)) * tensor.itemsize();
-  TORCH_CHECK(extent == 0 || end <= storage.nbytes(), subject.text(), " needs ", end,
+  const c10::TensorImpl& impl = *tensor.unsafeGetTensorImpl();
+  const std::size_t extent = extent_of(tensor) * impl.itemsize();
+  if (extent == 0 || tensor.is_meta()) return {nullptr, nullptr};
+  const c10::Storage& storage = impl.unsafe_storage();
+  const std::size_t offset = impl.storage_offset() * impl.itemsize();
+  TORCH_CHECK(offset + extent <= storage.nbytes(), subject.text(), " needs ", offset + extent,
               " bytes of storage, but its storage has ", storage.nbytes(),
               ": it was freed or resized");
-  if (tensor.is_meta() || extent == 0) return {nullptr, nullptr};
   const void* data = access == Access::kWrite ? storage.mutable_data() : storage.data();
-  const auto* begin = static_cast<const std::byte*>(data) + offset * tensor.itemsize();
-  return {begin, begin + static_cast<std::size_t>(extent) * tensor.itemsize()};
+  const auto* begin = static_cast<const std::byte*>(data) + offset;
+  return {begin, begin + extent};
 }
 
 void check_step(const at::TensorBase& step, const Subject& subject) {
+  if (is_usual(step) && step.numel() == 1 && step.scalar_type() == at::kFloat) {
+    const Span span = usual_span(step, sizeof(float), Access::kWrite);
+    const float value = span.begin == nullptr ? -1.0f : *reinterpret_cast<const float*>(span.begin);
+    constexpr float kLast = 16777216.0f;  // 2^24: from here on floats skip numbers
+    if (value >= 0.0f && value <= kLast && value == float(int(value))) return;
+  }
   TORCH_CHECK(step.defined() && is_plain(step) && step.device().is_cpu() && step.numel() == 1,
               subject.text(), " must be a tensor with one element on the CPU");
   span_of(step, Access::kWrite, subject);

@@ -48,6 +48,30 @@ bool needs_dispatcher(const at::TensorBase& tensor);
 // A conjugated, negated or all-zero tensor that holds its value only implicitly.
 bool is_lazy(const at::TensorBase& tensor);
 
+// The usual tensors pass all checks below at once. Usual is: strided, on the CPU, no inference tensor,
+// contiguous.
+inline bool is_usual(const at::TensorBase& tensor) {
+  constexpr c10::DispatchKeySet kKeys(
+      {c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU, c10::DispatchKey::ADInplaceOrView,
+       c10::DispatchKey::AutocastCPU});
+  const c10::TensorImpl& impl = *tensor.unsafeGetTensorImpl();
+  return impl.key_set() == kKeys && impl.is_contiguous();
+}
+
+// The span of a usual tensor that holds `bytes` bytes, or an empty one where its storage is smaller.
+inline Span usual_span(const at::TensorBase& tensor, std::size_t bytes, Access access) {
+  const c10::TensorImpl& impl = *tensor.unsafeGetTensorImpl();
+  c10::StorageImpl& storage = *impl.unsafe_storage().unsafeGetStorageImpl();
+  const std::size_t offset = impl.storage_offset() * impl.itemsize();
+  if (offset + bytes > storage.nbytes()) return {nullptr, nullptr};
+  const void* data = access == Access::kWrite ? storage.mutable_data() : storage.data();
+  const auto* begin = static_cast<const std::byte*>(data) + offset;
+  return {begin, begin + bytes};
+}
+
+// Whether numbers of the tensor's type can be swept.
+bool is_supported(const at::TensorBase& tensor);
+
 // Raises unless this build has kernels for the tensor's device.
 void check_device(const at::TensorBase& tensor, const Subject& subject);
 

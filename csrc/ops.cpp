@@ -46,7 +46,9 @@ class Arguments {
   }
 
   Group group() {
-    Group group{&row_, present_, false, {}};
+    Group group{.algorithm = &row_};
+    for (std::size_t k = 0; k < row_.states.size(); ++k)
+      if ((present_ >> k & 1) != 0) group.add_state(k);
     for (std::size_t k = 0; k < row_.hypers.size(); ++k) {
       const HyperInfo& hyper = row_.hypers[k];
       const c10::IValue& value = next();
@@ -110,10 +112,9 @@ void run_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   Plan plan;
   plan.begin();
   plan.add_group(group);
-  const ArgumentNames names;
   for (std::size_t k = 0; k < arguments.size(); ++k)
-    plan.add(arguments.tensors(k), {names, 0, static_cast<int>(k)});
-  plan.finish();
+    plan.add(arguments.tensors(k), static_cast<int>(k));
+  plan.validate(ArgumentNames{});
   plan.commit();
   plan.sweep();
 }

@@ -4,22 +4,12 @@
 #include <ATen/record_function.h>
 
 #include <algorithm>
-#include <bit>
 #include <numeric>
 
 namespace onepass {
 namespace {
 
 constexpr int kMaxOperands = kMaxStates + 2;  // parameter, gradient, states
-
-int state_count(const Group& group) { return std::popcount(group.present); }
-
-// The name of the k-th state that is present.
-const char* state_name(const Group& group, int k) {
-  for (std::size_t bit = 0; bit < group.algorithm->states.size(); ++bit)
-    if ((group.present >> bit & 1) != 0 && k-- == 0) return group.algorithm->states[bit].name;
-  return "state";
-}
 
 // The widest type decides: float64 wherever one operand holds it, float32 otherwise.
 Float arithmetic_of(const Task& task) {
@@ -37,6 +27,12 @@ Loop in_place_loop(const Task& task, const Variant& variant) {
     if (same) return variant.loop(mix);
   }
   return nullptr;
+}
+
+bool same_types(const Task& a, const Task& b) {
+  bool same = a.param.type == b.param.type && a.grad.type == b.grad.type;
+  for (int k = 0; k < a.state_count; ++k) same &= a.states[k].type == b.states[k].type;
+  return same;
 }
 
 bool same_strides(const at::TensorBase& a, const at::TensorBase& b) {
@@ -76,6 +72,30 @@ bool is_linear(const Tensors& tensors, Task& task) {
   return like_param;
 }
 
+// Tensors lie scattered over memory. Asking for the headers of the one, then for the storages of
+// those whose headers have come, hides most of the time that a walk over many small tensors takes.
+constexpr std::size_t kHeadersAhead = 8, kStoragesAhead = 4;
+
+template <class Visit>
+void for_each_tensor(const Tensors& tensors, int states, const Visit& visit) {
+  visit(*tensors.param);
+  if (tensors.grad != nullptr) visit(*tensors.grad);
+  visit(*tensors.step);
+  for (int k = 0; k < states; ++k) visit(*tensors.states[k]);
+}
+
+template <class Header>
+void prefetch(const Header* header) {
+  for (std::size_t line = 0; line < sizeof(Header); line += 64)
+    __builtin_prefetch(reinterpret_cast<const char*>(header) + line);
+}
+
+void prefetch_header(const at::TensorBase& tensor) { prefetch(tensor.unsafeGetTensorImpl()); }
+
+void prefetch_storage(const at::TensorBase& tensor) {
+  prefetch(tensor.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());
+}
+
 }  // namespace
 
 void Plan::begin(double grad_scale) {
@@ -99,71 +119,126 @@ void Plan::clear() {
 
 void Plan::add_group(const Group& group) { groups_.push_back(group); }
 
-void Plan::add(const Tensors& given, const Subject& subject) {
-  const Group& group = groups_.back();
-  const int states = state_count(group);
-  Tensors tensors = given;
-  Span spans[kMaxOperands] = {};
+void Plan::add(const Tensors& tensors, int index) {
+  entries_.push_back({tensors, static_cast<int>(groups_.size()) - 1, index});
+}
 
+void Plan::validate(const Names& names) {
+  const std::size_t count = entries_.size();
+  const auto states = [this](std::size_t k) { return groups_[entries_[k].group].state_count; };
+  for (std::size_t k = 0; k < count; ++k) {
+    if (k + kHeadersAhead < count)
+      for_each_tensor(entries_[k + kHeadersAhead].tensors, states(k + kHeadersAhead),
+                      prefetch_header);
+    if (k + kStoragesAhead < count)
+      for_each_tensor(entries_[k + kStoragesAhead].tensors, states(k + kStoragesAhead),
+                      prefetch_storage);
+    validate_entry(entries_[k], {names, entries_[k].group, entries_[k].index});
+  }
+  find_shared_memory();
+}
+
+void Plan::validate_entry(Entry& entry, const Subject& subject) {
+  const int states = groups_[entry.group].state_count;
+  Span spans[kMaxOperands] = {};
+  const bool usual = usual_spans(entry.tensors, states, spans);
+  if (!usual) check_operands(entry, subject, spans);
+  check_separate({spans, spans + 2 + states}, subject);
+  check_step(*entry.tensors.step, subject.about("step"));
+  if (entry.tensors.grad != nullptr) add_task(entry, spans, usual);
+}
+
+// Accepts at one go what nearly every parameter is: all its tensors usual, of one type and shape.
+bool Plan::usual_spans(const Tensors& tensors, int states, Span* spans) const {
+  const at::TensorBase& param = *tensors.param;
+  if (tensors.grad == nullptr || !is_usual(param) || !is_supported(param)) return false;
+  const std::size_t bytes = param.numel() * param.itemsize();
+  bool usual = bytes > 0;
+  const auto add = [&](const at::TensorBase& tensor, Access access) {
+    usual = usual && is_usual(tensor) && tensor.dtype() == param.dtype() &&
+            tensor.sizes().equals(param.sizes());
+    if (!usual) return;
+    *spans = usual_span(tensor, bytes, access);
+    usual = spans++->begin != nullptr;
+  };
+  add(param, Access::kWrite);
+  add(*tensors.grad, grad_scale_ == 0.0 ? Access::kRead : Access::kWrite);
+  for (int k = 0; k < states; ++k) add(*tensors.states[k], Access::kWrite);
+  return usual;
+}
+
+void Plan::check_operands(Entry& entry, const Subject& subject, Span* spans) {
+  const Group& group = groups_[entry.group];
+  const Tensors& tensors = entry.tensors;
   check_kind(*tensors.param, subject);
   check_writable(*tensors.param, subject);
   spans[0] = span_of(*tensors.param, Access::kWrite, subject);
-  if (tensors.grad != nullptr) spans[1] = check_gradient(tensors, subject.about("the gradient"));
-  for (int k = 0; k < states; ++k) {
-    const Subject state = subject.about(state_name(group, k));
+  spans[1] = tensors.grad == nullptr ? Span{nullptr, nullptr}
+                                     : check_gradient(entry, subject.about("the gradient"));
+  for (int k = 0; k < group.state_count; ++k) {
+    const Subject state = subject.about(group.state_names[k]);
     check_kind(*tensors.states[k], state);
     check_matches(*tensors.states[k], *tensors.param, state);
     check_writable(*tensors.states[k], state);
     spans[2 + k] = span_of(*tensors.states[k], Access::kWrite, state);
   }
-  check_separate({spans, spans + 2 + states}, subject);
-  check_step(*tensors.step, subject.about("step"));
-
-  if (tensors.grad == nullptr) return;
-  entries_.push_back({tensors, static_cast<int>(groups_.size()) - 1});
-  add_task(tensors, spans);
 }
 
-Span Plan::check_gradient(Tensors& tensors, const Subject& subject) {
+Span Plan::check_gradient(Entry& entry, const Subject& subject) {
   const bool scaled = grad_scale_ != 0.0;
-  TORCH_CHECK(tensors.grad->layout() == at::kStrided, groups_.back().algorithm->no_sparse);
-  if (is_lazy(*tensors.grad) && !scaled) {
-    const at::Tensor lazy(*tensors.grad);
-    tensors.grad = &resolved_.emplace_back(lazy._is_zerotensor()
-                                               ? at::zeros(lazy.sizes(), lazy.options())
-                                               : lazy.resolve_conj().resolve_neg());
+  const Access access = scaled ? Access::kWrite : Access::kRead;
+  const at::TensorBase*& grad = entry.tensors.grad;
+  TORCH_CHECK(grad->layout() == at::kStrided, groups_[entry.group].algorithm->no_sparse);
+  if (is_lazy(*grad) && !scaled) {
+    const at::Tensor lazy(*grad);
+    grad = &resolved_.emplace_back(lazy._is_zerotensor() ? at::zeros(lazy.sizes(), lazy.options())
+                                                         : lazy.resolve_conj().resolve_neg());
   }
-  check_kind(*tensors.grad, subject);
-  check_matches(*tensors.grad, *tensors.param, subject);
-  if (scaled) check_writable(*tensors.grad, subject);
-  return span_of(*tensors.grad, scaled ? Access::kWrite : Access::kRead, subject);
+  check_kind(*grad, subject);
+  check_matches(*grad, *entry.tensors.param, subject);
+  if (scaled) check_writable(*grad, subject);
+  return span_of(*grad, access, subject);
 }
 
-void Plan::add_task(const Tensors& tensors, const Span* spans) {
-  const Group& group = groups_.back();
+void Plan::add_task(const Entry& entry, const Span* spans, bool usual) {
+  const Tensors& tensors = entry.tensors;
+  const Group& group = groups_[entry.group];
   Task& task = tasks_.emplace_back();
-  task.state_count = state_count(group);
+  task.state_count = group.state_count;
   task.maximize = group.maximize;
   task.grad_scale = grad_scale_;
   const int pair = tensors.param->is_complex() ? 2 : 1;
   task.size = tensors.param->is_meta() ? 0 : tensors.param->numel() * pair;
+  const Float type = stored_type(*tensors.param);
   const Span* span = spans;
   for_each_operand(tensors, task, [&](const at::TensorBase& tensor, Operand& operand) {
-    operand.type = stored_type(tensor);
+    operand.type = usual ? type : stored_type(tensor);
     operand.data = const_cast<std::byte*>(span++->begin);
   });
-  if (task.size > 0 && !is_linear(tensors, task)) plan_strides(task, tensors);
-
-  const Variant& variant = group.algorithm->variants[group.present];
-  task.arithmetic = arithmetic_of(task);
-  task.in_place = in_place_loop(task, variant);
-  task.tiled = variant.loop(task.arithmetic == Float::kFloat64 ? kMixFloat64 : kMixFloat32);
+  if (!usual && task.size > 0 && !is_linear(tensors, task)) plan_strides(task, tensors);
+  choose_loops(task, group);
 
   ends_.push_back(elements() + task.size);
   gradients_.push_back(spans[1]);
   written_.push_back(spans[0]);
   written_.insert(written_.end(), spans + 2, spans + 2 + task.state_count);
   if (grad_scale_ != 0.0) written_.push_back(spans[1]);
+}
+
+// Most tasks are like the one before: its choice is good for them too.
+void Plan::choose_loops(Task& task, const Group& group) {
+  const std::size_t k = tasks_.size() - 1;
+  if (k > 0 && entries_[k].group == entries_[k - 1].group && same_types(task, tasks_[k - 1]) &&
+      task.sizes == nullptr && tasks_[k - 1].sizes == nullptr) {
+    task.arithmetic = tasks_[k - 1].arithmetic;
+    task.in_place = tasks_[k - 1].in_place;
+    task.tiled = tasks_[k - 1].tiled;
+    return;
+  }
+  const Variant& variant = group.algorithm->variants[group.present];
+  task.arithmetic = arithmetic_of(task);
+  task.in_place = in_place_loop(task, variant);
+  task.tiled = variant.loop(task.arithmetic == Float::kFloat64 ? kMixFloat64 : kMixFloat32);
 }
 
 // The order of the sweep is the parameter's order in memory: its dimensions by falling stride.
@@ -198,7 +273,7 @@ void Plan::plan_strides(Task& task, const Tensors& tensors) {
   });
 }
 
-void Plan::finish() {
+void Plan::find_shared_memory() {
   if (written_ != written_before_) {
     written_before_ = written_;
     written_sorted_ = written_;
@@ -209,8 +284,9 @@ void Plan::finish() {
                       }) != written_sorted_.end();
   }
   in_order_ = writes_overlap_;
-  for (std::size_t k = 0; !in_order_ && k < entries_.size(); ++k)
-    in_order_ = grad_scale_ == 0.0 && gradient_shares_memory(k);
+  if (grad_scale_ != 0.0) return;  // then the gradients are among what is written
+  for (std::size_t k = 0; !in_order_ && k < tasks_.size(); ++k)
+    in_order_ = gradient_shares_memory(k);
 }
 
 // Whether a gradient lies in memory that this step writes. Only a view can, which spares all other
@@ -255,7 +331,7 @@ void Plan::hold() {
     const Tensors& tensors = entry.tensors;
     held_.push_back(tensors.param->storage());
     held_.push_back(tensors.grad->storage());
-    for (int k = 0; k < state_count(groups_[entry.group]); ++k)
+    for (int k = 0; k < groups_[entry.group].state_count; ++k)
       held_.push_back(tensors.states[k]->storage());
   }
 }

@@ -23,22 +23,30 @@ struct Tensors {
 // A parameter group: the algorithm, which of its states are present, the hyper-parameters.
 struct Group {
   const Algorithm* algorithm = nullptr;
-  unsigned present = 0;
+  unsigned present = 0;  // its states, a bit each
   bool maximize = false;
   double hypers[kMaxHypers] = {};
+  int state_count = 0;
+  const char* state_names[kMaxStates] = {};
+
+  // Adds the algorithm's state of that number.
+  void add_state(std::size_t k) {
+    present |= 1u << k;
+    state_names[state_count++] = algorithm->states[k].name;
+  }
 };
 
-// The order of calls is begin, add_group and add for each group, finish, commit, sweep.
+// The order of calls is begin, add_group and add for each group, validate, commit, sweep.
 class Plan {
  public:
   // Starts a new step. A `grad_scale` other than 0 divides every gradient, which is written back.
   void begin(double grad_scale = 0.0);
   void add_group(const Group& group);
-  // Validates one parameter of the group added last and plans its sweep. Without a gradient it only
-  // validates the states.
-  void add(const Tensors& tensors, const Subject& subject);
-  // Ends the validation: finds parameters that share memory. Nothing after it can fail.
-  void finish();
+  // Adds the parameter at `index` of the group added last. Without a gradient its state is validated
+  // and that is all.
+  void add(const Tensors& tensors, int index);
+  // Validates everything. Nothing after it can fail.
+  void validate(const Names& names);
   // Counts the steps and bumps the version counters.
   void commit();
   // Keeps the memory alive until clear(), whatever other threads let go of meanwhile.
@@ -59,14 +67,19 @@ class Plan {
   };
   struct Entry {
     Tensors tensors;
-    int group;
+    int group, index;
     std::size_t coefficients = 0;
   };
 
-  Span check_gradient(Tensors& tensors, const Subject& subject);
-  void add_task(const Tensors& tensors, const Span* spans);
+  void validate_entry(Entry& entry, const Subject& subject);
+  bool usual_spans(const Tensors& tensors, int states, Span* spans) const;
+  void check_operands(Entry& entry, const Subject& subject, Span* spans);
+  Span check_gradient(Entry& entry, const Subject& subject);
+  void choose_loops(Task& task, const Group& group);
+  void add_task(const Entry& entry, const Span* spans, bool usual);
   void plan_strides(Task& task, const Tensors& tensors);
   std::size_t coefficients_for(const Entry& entry, Float arithmetic, double step);
+  void find_shared_memory();
   bool gradient_shares_memory(std::size_t k) const;
 
   double grad_scale_ = 0.0;

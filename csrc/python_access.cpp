@@ -77,10 +77,10 @@ PyObject* StateLookup::find(PyObject* param) {
   return found == index_.end() ? nullptr : found->second;
 }
 
-std::string GroupNames::parameter(int group, int index) const {
+std::string ParameterNames::parameter(int group, int index) const {
   const std::string position =
       "parameter " + std::to_string(index) + " of group " + std::to_string(group);
-  const auto dict = py::reinterpret_borrow<py::dict>(group_);
+  const auto dict = py::reinterpret_borrow<py::dict>(PyList_GET_ITEM(groups_, group));
   if (!dict.contains("param_names")) return position;
   const auto names = py::reinterpret_borrow<py::sequence>(dict["param_names"]);
   if (static_cast<std::size_t>(index) >= names.size()) return position;

@@ -76,13 +76,13 @@ class StateLookup {
 };
 
 // "'layer.weight' (parameter 3 of group 0)"
-class GroupNames final : public Names {
+class ParameterNames final : public Names {
  public:
-  explicit GroupNames(PyObject* group) : group_(group) {}
+  explicit ParameterNames(PyObject* groups) : groups_(groups) {}
   std::string parameter(int group, int index) const override;
 
  private:
-  PyObject* group_;
+  PyObject* groups_;
 };
 
 // Puts new states into the optimizer's state, and takes them out again unless they are kept.

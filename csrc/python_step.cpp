@@ -14,12 +14,23 @@ bool dispatch_mode_is_active() {
              c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
 }
 
-const at::Tensor& tensor_of(PyObject* object, const Subject& subject) {
+[[gnu::noinline]] void reject_tensor(PyObject* object, const Subject& subject) {
   TORCH_CHECK(object != nullptr, subject.text(), " is missing from the optimizer's state; delete ",
               "the parameter's state to start it anew");
-  TORCH_CHECK(THPVariable_Check(object), subject.text(), " must be a tensor, got ",
-              Py_TYPE(object)->tp_name);
+  TORCH_CHECK(false, subject.text(), " must be a tensor, got ", Py_TYPE(object)->tp_name);
+}
+
+inline const at::Tensor& tensor_of(PyObject* object, const Subject& subject) {
+  if (object == nullptr || !THPVariable_Check(object)) reject_tensor(object, subject);
   return THPVariable_Unpack(object);
+}
+
+// The gradient of a leaf, read without the calls that Tensor::grad() makes.
+const at::Tensor& gradient_of(const at::Tensor& param) {
+  static const at::Tensor none;
+  const auto* meta =
+      static_cast<torch::autograd::AutogradMeta*>(param.unsafeGetTensorImpl()->autograd_meta());
+  return meta == nullptr ? none : meta->grad_;
 }
 
 }  // namespace
@@ -70,10 +81,10 @@ bool PythonStep::step(const py::list& groups, const py::dict& state, const py::f
     for (const auto& [param, group] : stateless_) new_states.insert(param, new_state(param, group));
     if (!gather(groups.ptr(), state.ptr(), Look::kAtGradients)) return false;
   }
-  plan_.finish();
+  plan_.validate(ParameterNames(groups.ptr()));
   new_states.keep();
   plan_.commit();
-  if (plan_.elements() <= kParallelThreshold) {
+  if (plan_.elements() <= kReleaseThreshold) {
     plan_.sweep();
   } else {
     plan_.hold();
@@ -89,6 +100,7 @@ void PythonStep::check(const py::list& groups, const py::dict& state, int first_
   first_group_ = first_group;
   read_groups(groups.ptr());
   gather(groups.ptr(), state.ptr(), Look::kAtStates);
+  plan_.validate(ParameterNames(groups.ptr()));
 }
 
 // All options are read before the first tensor is borrowed: reading them may run Python code, in
@@ -96,7 +108,7 @@ void PythonStep::check(const py::list& groups, const py::dict& state, int first_
 void PythonStep::read_groups(PyObject* groups) {
   groups_.clear();
   for (Py_ssize_t i = 0; i < PyList_GET_SIZE(groups); ++i)
-    groups_.push_back(i < first_group_ ? Group{&algorithm_}
+    groups_.push_back(i < first_group_ ? Group{.algorithm = &algorithm_}
                                        : read_group(PyList_GET_ITEM(groups, i), int(i)));
 }
 
@@ -107,10 +119,10 @@ Group PythonStep::read_group(PyObject* group, int index) const {
     return value != nullptr && is_true(value);
   };
   TORCH_CHECK_TYPE(PyDict_Check(group), "parameter group ", index, " must be a dict");
-  Group read{&algorithm_, 0, is_set(maximize_key), {}};
+  Group read{.algorithm = &algorithm_, .maximize = is_set(maximize_key)};
   for (std::size_t k = 0; k < hyper_keys_.size(); ++k) read.hypers[k] = read_hyper(group, k, index);
   for (std::size_t k = 0; k < option_keys_.size(); ++k)
-    if (option_keys_[k] == nullptr || is_set(option_keys_[k])) read.present |= 1u << k;
+    if (option_keys_[k] == nullptr || is_set(option_keys_[k])) read.add_state(k);
   return read;
 }
 
@@ -139,23 +151,23 @@ bool PythonStep::gather(PyObject* groups, PyObject* state, Look look) {
   for (std::size_t i = 0; i < groups_.size(); ++i) {
     plan_.add_group(groups_[i]);
     if (static_cast<int>(i) < first_group_) continue;
-    PyObject* group = PyList_GET_ITEM(groups, static_cast<Py_ssize_t>(i));
-    if (!gather_group(group, static_cast<int>(i), states, look)) return false;
+    if (!gather_group(groups, static_cast<int>(i), states, look)) return false;
   }
   return true;
 }
 
-bool PythonStep::gather_group(PyObject* group, int index, StateLookup& states, Look look) {
+bool PythonStep::gather_group(PyObject* groups, int index, StateLookup& states, Look look) {
   static PyObject* const params_key = interned("params");
+  PyObject* group = PyList_GET_ITEM(groups, index);
   PyObject* params = get(group, params_key);
   TORCH_CHECK_TYPE(params != nullptr && PyList_Check(params), "'params' of parameter group ", index,
                    " must be a list");
-  const GroupNames names(group);
+  const ParameterNames names(groups);
   for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params); ++i) {
     PyObject* object = PyList_GET_ITEM(params, i);
     const Subject subject{names, index, static_cast<int>(i)};
     const at::Tensor& param = tensor_of(object, subject);
-    const at::Tensor& grad = param.unsafeGetTensorImpl()->grad();
+    const at::Tensor& grad = gradient_of(param);
     if (look == Look::kAtGradients && !grad.defined()) {
       states.skip(object);
       continue;
@@ -186,13 +198,13 @@ void PythonStep::add_parameter(const at::Tensor& param, PyObject* state, const S
     return &tensor_of(value != nullptr ? value : get(state, key), subject.about(role));
   };
   Tensors tensors{&param};
-  if (look == Look::kAtGradients) tensors.grad = &param.unsafeGetTensorImpl()->grad();
+  if (look == Look::kAtGradients) tensors.grad = &gradient_of(param);
   tensors.step = tensor_under(step_key, "step");
   int count = 0;
   for (std::size_t k = 0; k < state_keys_.size(); ++k)
     if ((groups_[subject.group].present >> k & 1) != 0)
       tensors.states[count++] = tensor_under(state_keys_[k], algorithm_.states[k].name);
-  plan_.add(tensors, subject);
+  plan_.add(tensors, subject.index);
 }
 
 }  // namespace onepass

@@ -33,7 +33,7 @@ class PythonStep {
   Group read_group(PyObject* group, int index) const;
   void read_groups(PyObject* groups);
   bool gather(PyObject* groups, PyObject* state, Look look);
-  bool gather_group(PyObject* group, int index, StateLookup& states, Look look);
+  bool gather_group(PyObject* groups, int index, StateLookup& states, Look look);
   void add_parameter(const at::Tensor& param, PyObject* state, const Subject& subject, Look look);
 
   const Algorithm& algorithm_;

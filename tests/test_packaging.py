@@ -51,7 +51,10 @@ class Scratch:
 
     def pip(self, *arguments, **settings) -> str:
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-        return run(*pip, "--python", self.python, *arguments, cwd=self.source, **settings)
+        # For builds without isolation: ninja, without which all would be compiled again.
+        path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        env = path | settings.pop("env", {})
+        return run(*pip, "--python", self.python, *arguments, cwd=self.source, env=env, **settings)
 
     def packages(self) -> dict[str, str]:
         found = json.loads(self.pip("list", "--format", "json").splitlines()[-1])

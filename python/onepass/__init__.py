@@ -7,8 +7,9 @@
 True
 """
 
+from ._native import C
 from .optimizer import state_bytes
 from .optimizers import Adam, AdamW
 
 __all__ = ["Adam", "AdamW", "state_bytes"]
-__version__ = "0.1.0"
+__version__: str = C.build_info()["version"]

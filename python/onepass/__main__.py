@@ -6,6 +6,7 @@ import argparse
 import platform
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -13,9 +14,9 @@ from onepass import optimizers
 from onepass._native import C
 
 _STEPS = 5
-# Largest allowed difference, relative to the parameter. torch rounds a bfloat16 parameter's states
-# after every operation, the one pass once a step: that may tip the parameter's last bit each step.
-_TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2.0**-6}
+# Largest allowed difference, relative to the parameter. torch's loop rounds a bfloat16 parameter or
+# its states up to three times a step where one pass rounds once: half of the last place each time.
+_TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 3 * _STEPS * 2.0**-8}
 
 
 def info() -> str:
@@ -44,10 +45,10 @@ def _devices() -> list[torch.device]:
     return devices
 
 
-def _train(cls: type[torch.optim.Optimizer], start: torch.Tensor, **options: bool) -> torch.Tensor:
+def _train(cls: Any, start: torch.Tensor, **options: bool) -> torch.Tensor:
     """Returns `start` after a few steps along gradients that are the same at every call."""
     param = torch.nn.Parameter(start.clone())
-    optimizer = cls([param], lr=1e-2, **options)  # type: ignore[call-arg]
+    optimizer = cls([param], lr=0.1, **options)
     generator = torch.Generator().manual_seed(1)
     for _ in range(_STEPS):
         param.grad = torch.randn(param.shape, generator=generator).to(param)

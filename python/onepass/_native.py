@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+__all__ = ["C"]
 _REBUILD = "pip install --force-reinstall --no-deps --no-cache-dir --no-binary onepass onepass"
 
 

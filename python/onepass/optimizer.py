@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +13,11 @@ from torch.optim.optimizer import Optimizer, ParamsT, _get_scalar_dtype
 
 from ._native import C
 
-_RULES = {name: (states, hypers) for name, states, hypers in C.rules()}
+# Interned, so that the native half finds a state by comparing addresses.
+_RULES = {
+    name: ([(sys.intern(state), only_if) for state, only_if in states], hypers)
+    for name, states, hypers in C.rules()
+}
 _STATE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -223,6 +228,7 @@ class OnePass(Optimizer):
         names = {name for name, _ in _RULES[self.rule][0]}
         loaded = {}
         for key, value in saved.items():
+            key = sys.intern(key) if isinstance(key, str) else key
             if key in names:
                 loaded[key] = _cast(key, value, param, dtype)
             elif isinstance(value, Tensor):

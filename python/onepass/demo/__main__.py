@@ -26,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options = parser.parse_args(arguments)
+    # Made now: nobody should train for minutes and then learn that the picture has no place.
+    if wrong := _make_folder(options.output):
+        parser.error(f"argument --output: {wrong}")
     try:
         from rich.console import Console
 
@@ -65,11 +68,10 @@ def _parser() -> _Parser:
     )
     parser.add_argument(
         "--output",
-        dest="picture",
-        metavar="NAME",
-        type=_picture,
+        metavar="DIR",
+        type=Path,
         default="demo",
-        help="name of the picture; .png is added (default: %(default)s)",
+        help="folder for the picture, made if need be (default: %(default)s)",
     )
     return parser
 
@@ -86,16 +88,13 @@ def _epochs(text: str) -> int:
     return int(text)
 
 
-def _picture(text: str) -> Path:
-    # Checked now: nobody should train for minutes and then learn that the picture has no place.
-    path = Path(text if text.endswith(".png") else f"{text}.png")
+def _make_folder(path: Path) -> str | None:
+    """Makes the folder for the picture; returns what is wrong when that cannot be."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise argparse.ArgumentTypeError(f"no folder for {text!r}: {error.strerror}") from None
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise argparse.ArgumentTypeError(f"cannot write {str(path)!r}")
-    return path
+        return f"no folder '{path}': {error.strerror}"
+    return None if os.access(path, os.W_OK) else f"folder '{path}' is not writable"
 
 
 if __name__ == "__main__":

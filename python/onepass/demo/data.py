@@ -79,7 +79,7 @@ def load_folder(folder: Path, name: str) -> Dataset:
     missing = [file for file in files if not (folder / file).is_file()]
     if missing:
         raise DataError(
-            f"{folder}: lacks {', '.join(missing)}; expected the four files {', '.join(files)}"
+            f"{folder}: lacks {', '.join(missing)}; expected the four files of an MNIST-format set"
         )
     train, test = _load_part(folder, "train"), _load_part(folder, "test")
     if train.images.shape[1] != test.images.shape[1]:

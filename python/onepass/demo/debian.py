@@ -1,5 +1,6 @@
 """Finds Fashion-MNIST in Debian's package, or gets that package through apt."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -25,7 +26,7 @@ class AptError(Exception):
 
 def find() -> Path | None:
     """Returns the folder of the data when the package is installed or was unpacked before."""
-    for folder in (_installed(), _cache()):
+    for folder in (_installed(), *_caches()):
         if folder is not None and (folder / _MARKER).is_file():
             return folder
     return None
@@ -65,12 +66,25 @@ def _installed() -> Path | None:
     return next((Path(line).parent for line in listing.splitlines() if _MARKER in line), None)
 
 
-def _cache() -> Path:
-    """Returns the folder for an unpacked package: in the virtual environment, else the user's."""
-    if sys.prefix != sys.base_prefix:
-        return Path(sys.prefix, "share", "onepass", PACKAGE)
+def _caches() -> list[Path]:
+    """Returns where an unpacked package may lie: in the virtual environment, and the user's."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base, "onepass", PACKAGE)
+    caches = [Path(base, "onepass", PACKAGE)]
+    if sys.prefix != sys.base_prefix:
+        caches.insert(0, Path(sys.prefix, "share", "onepass", PACKAGE))
+    return caches
+
+
+def _cache_to_fill() -> Path:
+    """Returns the first of them that can be made, its parent folder made."""
+    *others, last = _caches()
+    for cache in others:
+        with contextlib.suppress(OSError):
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            if os.access(cache.parent, os.W_OK):
+                return cache
+    last.parent.mkdir(parents=True, exist_ok=True)
+    return last
 
 
 def _install() -> None:
@@ -83,30 +97,29 @@ def _install_with_fresh_lists() -> None:
     _install()
 
 
-def _unpack() -> None:
-    """Downloads the package with the system's package lists and unpacks it into the cache."""
-    _cache().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=_cache().parent) as scratch:
-        _download_and_unpack(Path(scratch))
+def _unpack(*, fresh_lists: bool = False) -> None:
+    """Downloads the package and unpacks it into a cache."""
+    cache = _cache_to_fill()
+    with tempfile.TemporaryDirectory(dir=cache.parent) as name:
+        scratch = Path(name)
+        apt = ["apt-get", *_APT_OPTIONS]
+        if fresh_lists:
+            apt += ["-o", f"Dir::State::Lists={name}/lists", "-o", f"Dir::Cache={name}/cache"]
+            for made in ("lists/partial", "cache/archives/partial"):
+                (scratch / made).mkdir(parents=True)
+            _output(*apt, "update")
+        _output(*apt, "download", PACKAGE, folder=scratch)
+        for package in scratch.glob("*.deb"):
+            _output("dpkg-deb", "-x", str(package), str(scratch / "unpacked"))
+        for found in list(scratch.glob(f"unpacked/**/{_MARKER}")):
+            # One rename, so that nobody ever sees half a folder. It fails when another process
+            # was faster, and then the data is there.
+            found.parent.rename(cache)
 
 
 def _unpack_with_fresh_lists() -> None:
-    """Does the same with package lists of its own: they need no root."""
-    _cache().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=_cache().parent) as scratch:
-        lists = ("-o", f"Dir::State::Lists={scratch}/lists", "-o", f"Dir::Cache={scratch}/cache")
-        _output("apt-get", *_APT_OPTIONS, *lists, "update")
-        _download_and_unpack(Path(scratch), *lists)
-
-
-def _download_and_unpack(scratch: Path, *options: str) -> None:
-    _output("apt-get", *_APT_OPTIONS, *options, "download", PACKAGE, folder=scratch)
-    for package in scratch.glob("*.deb"):
-        _output("dpkg-deb", "-x", str(package), str(scratch / "unpacked"))
-    for found in scratch.glob(f"unpacked/**/{_MARKER}"):
-        # One rename, so that nobody ever sees half a folder. It fails when another process
-        # was faster, and then the data is there.
-        found.parent.rename(_cache())
+    """Does so with package lists of its own, which need no root."""
+    _unpack(fresh_lists=True)
 
 
 def _output(*command: str, folder: Path | None = None) -> str:

@@ -69,6 +69,8 @@ def _draw_differences(
         steps = np.arange(1, len(shown) + 1)
         axes.plot(steps * epochs / len(shown), shown, label=label, **style)
     axes.set_yscale("log")
+    # From below float32's rounding to the size of a loss, whatever the differences are.
+    axes.set_ylim(1e-8, max(1.0, axes.get_ylim()[1]))
     axes.set_title(f"Largest difference from {torch_run.name} so far")
     axes.set_ylabel("difference in the loss of one batch")
 

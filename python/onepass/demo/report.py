@@ -71,9 +71,9 @@ def print_differences(console: Console, torch_run: Run, our_run: Run, peers: lis
     console.print(table)
     _say(
         console,
-        "All compute the same formula, rounded in different places. Such differences start near\n"
-        "1e-7 and grow once a ReLU flips, so compare with how far torch's own implementations\n"
-        "(its foreach, its fused kernel) come apart from its for-loop.",
+        "All compute the same formula and round it in different places. Training amplifies what\n"
+        "starts near 1e-7, so the yardstick is how far torch's own implementations (its foreach,\n"
+        "its fused kernel) come apart from its for-loop.",
     )
 
 

@@ -13,6 +13,7 @@ from onepass.demo import data, plot, report
 from onepass.demo.progress import progress
 from onepass.demo.training import OptimizerFactory, Settings, train
 
+PICTURE = "loss.png"
 TORCH, OURS = "torch.optim.Adam", "onepass.Adam"
 # torch's default on the CPU is its for-loop; saying so makes it certain. Its foreach runs the
 # same kernels there, to the same bits; the fused kernel is the one that rounds elsewhere.
@@ -24,14 +25,14 @@ FACTORIES: dict[str, OptimizerFactory] = {
 }
 
 
-def demonstrate(console: Console, folder: Path | None, epochs: int, picture: Path) -> None:
+def demonstrate(console: Console, folder: Path | None, epochs: int, output: Path) -> None:
     """Trains, prints the tables and writes the picture.
 
     Args:
         console: where to print.
         folder: where the MNIST-format files lie; None for Fashion-MNIST.
         epochs: how many passes over the training images.
-        picture: the PNG file to write.
+        output: an existing folder for the picture.
 
     Raises:
         DataError: there is no usable data.
@@ -54,6 +55,7 @@ def demonstrate(console: Console, folder: Path | None, epochs: int, picture: Pat
         runs = train(FACTORIES, dataset, settings, tick)
     report.print_results(console, runs, dataset)
     report.print_differences(console, runs[0], runs[1], runs[2:])
+    picture = output / PICTURE
     plot.draw(runs[0], runs[1], runs[2:], epochs, picture)
     console.print(f"{picture}: both curves ({perf_counter() - start:.0f} s in all)", soft_wrap=True)
 
@@ -61,8 +63,8 @@ def demonstrate(console: Console, folder: Path | None, epochs: int, picture: Pat
 def _choose_threads() -> int:
     """Takes one thread, unless the user asked torch for more, and returns how many it is.
 
-    A second one saves a quarter of the time of so small a network on an idle machine, and costs
-    twenty times of it where others want that core too, each step waiting for its turn.
+    With so small a network a second one saves a quarter of the time on an idle machine, and takes
+    ten times as long and more where something else wants that core: every step waits for it.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)

@@ -39,15 +39,15 @@ class Run:
     name: str
     model: nn.Module
     optimizer: Optimizer
-    losses: list[float] = field(default_factory=list)
-    step_seconds: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list, repr=False)
+    step_seconds: list[float] = field(default_factory=list, repr=False)
     seconds: float = 0.0
 
     def train_batch(self, images: Tensor, labels: Tensor) -> None:
         """Makes one step."""
         self.optimizer.zero_grad()
         loss = cross_entropy(self.model(images), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         before = perf_counter()
         self.optimizer.step()
         self.step_seconds.append(perf_counter() - before)

@@ -1,0 +1,30 @@
+"""The native module; csrc/module.cpp says the same in C++."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+class Step:
+    """The native half of one optimizer: reads its groups and its state, and takes its steps."""
+
+    def __init__(self, algorithm: str) -> None: ...
+    def step(
+        self,
+        groups: list[dict[str, Any]],
+        state: dict[Any, Any],
+        new_state: Callable[[Tensor, dict[str, Any]], dict[str, Tensor]],
+        grad_scale: Tensor | None,
+        found_inf: Tensor | None,
+    ) -> bool: ...
+    def check(
+        self, groups: list[dict[str, Any]], state: dict[Any, Any], first_group: int = 0
+    ) -> None: ...
+
+def build_info() -> dict[str, Any]: ...
+def rules() -> list[tuple[str, list[tuple[str, str | None]], list[tuple[str, str, int]]]]: ...
+def set_instruction_set(name: str) -> None: ...
+def pieces(sizes: list[int], parts: int) -> list[list[tuple[int, int, int]]]: ...
+def sweep_without_arithmetic(
+    param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor
+) -> None: ...

@@ -1,0 +1,107 @@
+"""What a step must compute from the very numbers it finds, by tests/reference.py in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onepass import _C
+from tests import reference
+from tests.cases import Case
+from tests.support import params_of
+
+# Keys of a group that no formula reads.
+NOT_OPTIONS = set(
+    ["params", "param_names", "state_dtype", "foreach", "fused", "capturable", "differentiable"]
+)
+STATES: dict[str, list[tuple[str, str | None]]] = {name: states for name, states, _ in _C.rules()}
+HYPERS: dict[str, list[tuple[str, str, int]]] = {name: hypers for name, _, hypers in _C.rules()}
+
+
+@dataclass
+class Operands:
+    """The tensors of one parameter in one step."""
+
+    param: Tensor
+    grad: Tensor
+    step: Tensor
+    states: dict[str, Tensor] = field(default_factory=dict)
+
+    def all(self) -> list[Tensor]:
+        return [self.param, self.grad, self.step, *self.states.values()]
+
+
+def state_names(case: Case, options: Mapping[str, Any]) -> list[str]:
+    return [name for name, only_if in STATES[case.ours.rule] if not only_if or options[only_if]]
+
+
+def all_states_on(case: Case) -> dict[str, Any]:
+    """Returns the options under which a parameter has every state that its algorithm knows."""
+    return {only_if: True for _, only_if in STATES[case.ours.rule] if only_if}
+
+
+def wide(tensor: Tensor) -> np.ndarray:
+    """Returns the numbers in float64; a complex number as a pair."""
+    tensor = tensor.detach().resolve_conj().resolve_neg()
+    real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    return real.double().numpy().copy()
+
+
+def operands_of(case: Case, optimizer: Any) -> list[tuple[Operands, dict[str, Any]]]:
+    """Returns the tensors and the options of every parameter that has a gradient and a state."""
+    found = []
+    for group in optimizer.param_groups:
+        options = {key: value for key, value in group.items() if key not in NOT_OPTIONS}
+        for param in group["params"]:
+            state = optimizer.state.get(param, {})
+            if param.grad is not None and state:
+                names = state_names(case, group)
+                tensors = {name: state[name] for name in names}
+                found.append((Operands(param, param.grad, state["step"], tensors), options))
+    return found
+
+
+def expected(case: Case, operands: Operands, options: Mapping[str, Any]) -> reference.Step:
+    """Returns what one step from here must give, computed before the step."""
+    states = {name: wide(tensor) for name, tensor in operands.states.items()}
+    count = float(operands.step) + 1
+    return case.reference(wide(operands.param), wide(operands.grad), states, count, options)
+
+
+def assert_near(want: reference.Step, operands: Operands, about: object, slack: float = 1) -> None:
+    """Compares parameter and states after a step with what `expected` said before it."""
+    pairs = [("param", operands.param, want.param)]
+    pairs += [(name, tensor, want.state[name]) for name, tensor in operands.states.items()]
+    for name, tensor, value in pairs:
+        stored = tensor.dtype.to_real() if tensor.is_complex() else tensor.dtype
+        limit = reference.bound(want.scale[name], value, str(stored).removeprefix("torch."))
+        error = abs(wide(tensor) - value)
+        assert (error <= slack * limit).all(), f"{about}: {name} is {np.max(error):.3g} off"
+
+
+def assert_steps_right(case: Case, optimizer: Any, about: object, slack: float = 1) -> None:
+    """Takes a step of an optimizer whose parameters have states, and compares it."""
+    found = operands_of(case, optimizer)
+    wanted = [expected(case, operands, options) for operands, options in found]
+    counts = [float(operands.step) for operands, _ in found]
+    optimizer.step()
+    for (operands, _), want, count in zip(found, wanted, counts, strict=True):
+        assert_near(want, operands, about, slack)
+        assert float(operands.step) == count + 1, f"{about}: step was {count}"
+
+
+def give_states(optimizer: Any) -> None:
+    """Takes one step along the gradients that are there, so that every parameter has a state."""
+    optimizer.step()
+    missing = [p for p in params_of(optimizer) if p.grad is not None and p not in optimizer.state]
+    assert not missing
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    return all(math.isfinite(abs(wide(tensor)).sum()) for tensor in tensors)

@@ -1,0 +1,239 @@
+"""What several test files share: parameters, gradients, snapshots, a float64 twin, child processes."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from onepass import _C
+from tests.cases import CASES, Case
+
+ROOT = Path(__file__).parents[1]
+TORCH_CASES = tuple(case for case in CASES if case.theirs is not None)
+REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+COMPLEX = (torch.complex64, torch.complex128)
+STATE_DTYPES = (None, *REAL)
+EXTRA_KEYS = {"eps_root", "decouple_lr", "state_dtype"}  # of a group, that torch does not know
+
+each_case = pytest.mark.parametrize("case", CASES, ids=str)
+each_torch_case = pytest.mark.parametrize("case", TORCH_CASES, ids=str)
+
+
+def instruction_sets() -> list[str]:
+    """Returns those that this machine can run, narrowest first."""
+    names = _C.build_info()["instruction_sets"]
+    return names[: names.index(_C.build_info()["instruction_set"]) + 1]
+
+
+def state_dtypes(dtype: torch.dtype) -> tuple[torch.dtype | None, ...]:
+    """Returns the values of state_dtype that parameters of `dtype` take."""
+    return (None, torch.float32, torch.float64) if dtype in COMPLEX else STATE_DTYPES
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@functools.lru_cache(maxsize=1024)
+def _randn(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
+    made = torch.complex64 if dtype.is_complex else torch.float32
+    return torch.randn(shape, dtype=made, generator=seeded(seed)).to(dtype)
+
+
+def randn(shape: Sequence[int], dtype: torch.dtype, seed: int) -> Tensor:
+    """Returns normal numbers that are the same in every process, whatever the default dtype."""
+    return _randn(tuple(shape), dtype, seed).clone()
+
+
+def make_params(
+    shapes: Iterable[Sequence[int]], dtype: torch.dtype = torch.float32, seed: int = 1
+) -> list[Tensor]:
+    return [
+        randn(shape, dtype, 1000 * seed + k).requires_grad_() for k, shape in enumerate(shapes)
+    ]
+
+
+def set_grads(params: Iterable[Tensor], seed: int) -> None:
+    for k, param in enumerate(params):
+        param.grad = randn(param.shape, param.dtype, 1000 * seed + 500 + k)
+
+
+def take_steps(optimizer: Any, count: int, first: int = 0) -> None:
+    """Takes `count` steps, along gradients that the step's number decides."""
+    for number in range(first, first + count):
+        set_grads(params_of(optimizer), 7 + number)
+        optimizer.step()
+
+
+def params_of(optimizer: Any) -> list[Tensor]:
+    return [param for group in optimizer.param_groups for param in group["params"]]
+
+
+def copies(params: Iterable[Tensor]) -> list[Tensor]:
+    """Returns leaves of the same bytes and strides, with copies of the gradients."""
+    made = []
+    for param in params:
+        made.append(param.detach().clone().requires_grad_(param.requires_grad))
+        made[-1].grad = None if param.grad is None else param.grad.detach().clone()
+    return made
+
+
+def raw(tensor: Tensor) -> bytes:
+    """Returns the bytes of the elements, in the order of the indices."""
+    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    return bytes(flat.view(torch.uint8).numpy()) if flat.numel() else b""
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return (value.dtype, tuple(value.shape), raw(value))
+    return value
+
+
+def snapshot(optimizer: Any) -> dict[str, Any]:
+    """Returns the bytes of parameters, gradients, states and options, by readable names."""
+    seen: dict[str, Any] = {}
+    for i, group in enumerate(optimizer.param_groups):
+        for key, value in group.items():
+            if key != "params":
+                seen[f"group {i} {key}"] = _shown(value)
+        for j, param in enumerate(group["params"]):
+            where = f"{i}.{j}"
+            seen[f"param {where}"] = _shown(param)
+            seen[f"grad {where}"] = _shown(param.grad)
+            for key, value in optimizer.state.get(param, {}).items():
+                seen[f"{key} {where}"] = _shown(value)
+    return seen
+
+
+def assert_same(got: dict[str, Any], want: dict[str, Any], about: object = "") -> None:
+    """Compares two snapshots and names what differs."""
+    differing = [key for key in {**got, **want} if got.get(key) != want.get(key)]
+    assert not differing, f"{about}: differ: {differing[:8]}"
+
+
+def numbers(optimizer: Any) -> dict[str, Any]:
+    """Returns the part of a snapshot that a step computes: parameters and states."""
+    skipped = ("group", "grad")
+    return {k: v for k, v in snapshot(optimizer).items() if not k.startswith(skipped)}
+
+
+# ---- the float64 for-loop as the measure
+
+
+def double_twin(case: Case, optimizer: Any) -> Any:
+    """Returns torch's class in float64 (complex128) with the very numbers of `optimizer`."""
+    groups = []
+    for group in optimizer.param_groups:
+        wide = [
+            p.detach()
+            .to(torch.complex128 if p.is_complex() else torch.float64)
+            .requires_grad_(p.requires_grad)
+            for p in (q.clone() for q in group["params"])
+        ]
+        for ours, theirs in zip(group["params"], wide, strict=True):
+            theirs.grad = None if ours.grad is None else ours.grad.detach().to(theirs.dtype)
+        groups.append({"params": wide})
+    assert case.theirs is not None
+    twin = case.theirs(groups)
+    twin.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for group in twin.param_groups:
+        group.update(foreach=False, fused=None)
+    for param, state in twin.state.items():  # torch casts states of real parameters only
+        state.update({k: v.to(param.dtype) for k, v in state.items() if v.is_complex()})
+    return twin
+
+
+def bound(before: Tensor, after: Tensor, dtype: torch.dtype, terms: Tensor) -> Tensor:
+    """Returns 2 ulp of S = |before| + |after| + 2 |after - before| + terms, as `dtype` computes.
+
+    A narrower stored type adds one rounding of the result.
+    """
+    scale = before.abs() + after.abs() + 2 * (after - before).abs() + terms
+    stored = torch.finfo(dtype)
+    if stored.eps < 1e-10:
+        return 1e-12 * scale + stored.tiny
+    rounding = 0.0 if stored.bits == 32 else stored.eps
+    return 2 * 2.0**-23 * scale + rounding * after.abs() + stored.smallest_normal * stored.eps
+
+
+def assert_steps_like_double(case: Case, optimizer: Any, about: object = "") -> None:
+    """Takes one step, and compares parameters and states with float64 from the same numbers."""
+    twin = double_twin(case, optimizer)
+    before = _wide(twin)
+    decay = _coupled_decay(twin)
+    twin.step()
+    optimizer.step()
+    for (name, k), want in _wide(twin).items():
+        got = _tensors(optimizer)[name, k].detach()
+        had = before.get((name, k), torch.zeros_like(want))
+        terms = decay.get(k, torch.zeros(())) if name not in ("param", "step") else torch.zeros(())
+        limit = bound(had, want, torch.float64 if name == "step" else got.dtype, terms)
+        error = (got.to(want.dtype) - want).abs()
+        worst = float((error / limit).nan_to_num().max()) if error.numel() else 0.0
+        assert worst <= 1.0, f"{about} {name} {k}: {worst:.3g} of the bound"
+
+
+def _coupled_decay(twin: Any) -> dict[int, Tensor]:
+    """Returns how large the terms are that coupled decay adds, and may cancel, in the gradient."""
+    terms, k = {}, 0
+    for group in twin.param_groups:
+        for param in group["params"]:
+            if group["weight_decay"] and param.grad is not None:
+                size = (group["weight_decay"] * param.detach()).abs() + param.grad.abs()
+                terms[k] = size + size * size
+            k += 1
+    return terms
+
+
+def _tensors(optimizer: Any) -> dict[tuple[str, int], Tensor]:
+    found: dict[tuple[str, int], Tensor] = {}
+    for k, param in enumerate(params_of(optimizer)):
+        found["param", k] = param
+        for key, value in optimizer.state.get(param, {}).items():
+            found[key, k] = value
+    return found
+
+
+def _wide(twin: Any) -> dict[tuple[str, int], Tensor]:
+    return {key: value.detach().clone() for key, value in _tensors(twin).items()}
+
+
+# ---- other processes
+
+
+def start_python(arguments: Sequence[object], **environment: str) -> subprocess.Popen[str]:
+    """Starts Python in the root of the checkout; `finish` waits for it."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 120.0) -> str:
+    """Waits for a process and returns what it printed; it must have ended well."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    assert process.returncode == 0, f"exit code {process.returncode}\n{out}\n{err}"
+    return out
+
+
+def run_python(arguments: Sequence[object], **environment: str) -> str:
+    return finish(start_python(arguments, **environment))
