@@ -63,8 +63,8 @@ Algorithm row_of() {
   static_assert(std::size(Rule::kStates) <= kMaxStates && std::size(Rule::kHypers) <= kMaxHypers);
   Algorithm row{Rule::kName, Rule::kNoSparse, Rule::kStates, {}, {}};
   for (const auto& hyper : Rule::kHypers)
-    row.hypers.push_back(
-        {hyper.name, hyper.key, hyper.index, hyper.label, hyper.range, hyper.optional});
+    row.hypers.push_back({hyper.name, hyper.key, hyper.index, hyper.label, hyper.range,
+                          hyper.scheduled, hyper.optional});
   fill_variants<Rule>(row);
   return row;
 }

@@ -42,6 +42,7 @@ struct HyperInfo {
   int index;
   const char* label;
   Range range;
+  bool scheduled;
   bool optional;
 };
 
@@ -49,8 +50,8 @@ inline constexpr int kMaxHypers = 16;
 
 bool in_range(const HyperInfo& hyper, double value);
 
-// Raises a ValueError in torch's words. `shown` is the value as the user wrote it, `where` says which
-// parameter group or argument holds it.
+// Raises a ValueError in torch's words. `shown` is the value as the user wrote it, `where` says
+// which parameter group or argument holds it.
 [[noreturn]] void reject(const HyperInfo& hyper, const std::string& shown,
                          const std::string& where);
 

@@ -50,14 +50,15 @@ void set_instruction_set(const std::string& name) {
 }
 
 // The table of algorithms, for Python, the tests and the docs: (name, [(state, only if), ...],
-// [(hyper-parameter, key of the group, position in the group's tuple or -1), ...]).
+// [(hyper-parameter, key of the group, position in the group's tuple or -1, the op takes a
+// tensor), ...]).
 py::list rules() {
   py::list rows;
   for (const Algorithm& row : algorithms()) {
     py::list states, hypers;
     for (const State& state : row.states) states.append(py::make_tuple(state.name, state.only_if));
     for (const HyperInfo& hyper : row.hypers)
-      hypers.append(py::make_tuple(hyper.name, hyper.key, hyper.index));
+      hypers.append(py::make_tuple(hyper.name, hyper.key, hyper.index, hyper.scheduled));
     rows.append(py::make_tuple(row.name, states, hypers));
   }
   return rows;
@@ -81,8 +82,8 @@ py::list pieces(const std::vector<std::int64_t>& sizes, std::int64_t parts) {
   return all;
 }
 
-// Reads and writes the bytes of an AdamW step in float32 and computes nothing: the limit to hold the
-// sweep against.
+// Reads and writes the bytes of an AdamW step in float32 and computes nothing: the limit to hold
+// the sweep against.
 void sweep_without_arithmetic(const at::Tensor& param, const at::Tensor& grad,
                               const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq) {
   float* const p = param.mutable_data_ptr<float>();

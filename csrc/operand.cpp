@@ -22,9 +22,10 @@ constexpr DispatchKeySet kSurroundings = c10::autograd_dispatch_keyset |
                                          DispatchKeySet(DispatchKey::ADInplaceOrView);
 constexpr DispatchKeySet kLazy({DispatchKey::Conjugate, DispatchKey::Negative,
                                 DispatchKey::ZeroTensor});
-constexpr DispatchKeySet kDispatched(
-    {DispatchKey::Python, DispatchKey::PythonTLSSnapshot, DispatchKey::Functionalize,
-     DispatchKey::FuncTorchBatched, DispatchKey::FuncTorchGradWrapper, DispatchKey::BatchedNestedTensor});
+constexpr DispatchKeySet kDispatched({DispatchKey::Python, DispatchKey::PythonTLSSnapshot,
+                                      DispatchKey::Functionalize, DispatchKey::FuncTorchBatched,
+                                      DispatchKey::FuncTorchGradWrapper,
+                                      DispatchKey::BatchedNestedTensor});
 
 bool is_plain(const at::TensorBase& tensor) {
   const DispatchKeySet keys = tensor.key_set() - kSurroundings;
@@ -98,7 +99,8 @@ bool is_supported(const at::TensorBase& tensor) {
 
 void check_device(const at::TensorBase& tensor, const Subject& subject) {
   TORCH_CHECK(tensor.device().is_cpu() || tensor.device().is_meta(), subject.text(), " is on ",
-              tensor.device(), ", but this build of onepass has kernels for the CPU only; move the ",
+              tensor.device(),
+              ", but this build of onepass has kernels for the CPU only; move the ",
               "model to the CPU");
 }
 
@@ -107,9 +109,8 @@ void check_kind(const at::TensorBase& tensor, const Subject& subject) {
   check_device(tensor, subject);
   TORCH_CHECK(tensor.layout() == at::kStrided, subject.text(), " has layout ", tensor.layout(),
               "; onepass takes dense (strided) tensors: call .to_dense()");
-  TORCH_CHECK(is_supported(tensor), subject.text(), " has dtype ",
-              tensor.scalar_type(), "; supported are float32, float64, bfloat16, float16, complex64",
-              " and complex128");
+  TORCH_CHECK(is_supported(tensor), subject.text(), " has dtype ", tensor.scalar_type(),
+              "; supported are float32, float64, bfloat16, float16, complex64", " and complex128");
   TORCH_CHECK(!is_lazy(tensor), subject.text(), " is a lazily conjugated or negated view, which ",
               "cannot be updated in place: call .resolve_conj().resolve_neg()");
   TORCH_CHECK(false, subject.text(), " is a tensor of a kind that onepass does not know (",
@@ -130,9 +131,10 @@ void check_matches(const at::TensorBase& tensor, const at::TensorBase& param,
 void check_writable(const at::TensorBase& tensor, const Subject& subject) {
   TORCH_CHECK(!tensor.is_inference() || c10::InferenceMode::is_enabled(), subject.text(),
               ": Inplace update to inference tensor outside InferenceMode is not allowed");
-  TORCH_CHECK(!overlaps_itself(tensor), subject.text(), " has sizes ", tensor.sizes(),
-              " and strides ", tensor.strides(),
-              ": some of its elements share memory, so it cannot be updated in place; call .clone()");
+  TORCH_CHECK(
+      !overlaps_itself(tensor), subject.text(), " has sizes ", tensor.sizes(), " and strides ",
+      tensor.strides(),
+      ": some of its elements share memory, so it cannot be updated in place; call .clone()");
 }
 
 Float stored_type(const at::TensorBase& tensor) {
@@ -164,11 +166,12 @@ Span span_of(const at::TensorBase& tensor, Access access, const Subject& subject
 }
 
 void check_step(const at::TensorBase& step, const Subject& subject) {
-  if (is_usual(step) && step.numel() == 1 && step.scalar_type() == at::kFloat) {
-    const Span span = usual_span(step, sizeof(float), Access::kWrite);
-    const float value = span.begin == nullptr ? -1.0f : *reinterpret_cast<const float*>(span.begin);
+  if (is_usual(*step.unsafeGetTensorImpl()) && step.scalar_type() == at::kFloat &&
+      step.numel() == 1 && step.storage_offset() == 0 && step.storage().nbytes() >= sizeof(float)) {
+    const float value = *static_cast<const float*>(step.storage().data());
     constexpr float kLast = 16777216.0f;  // 2^24: from here on floats skip numbers
-    if (value >= 0.0f && value <= kLast && value == float(int(value))) return;
+    if (value >= 0.0f && value <= kLast && value == static_cast<float>(static_cast<int>(value)))
+      return;
   }
   TORCH_CHECK(step.defined() && is_plain(step) && step.device().is_cpu() && step.numel() == 1,
               subject.text(), " must be a tensor with one element on the CPU");

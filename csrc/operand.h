@@ -48,29 +48,54 @@ bool needs_dispatcher(const at::TensorBase& tensor);
 // A conjugated, negated or all-zero tensor that holds its value only implicitly.
 bool is_lazy(const at::TensorBase& tensor);
 
-// The usual tensors pass all checks below at once. Usual is: strided, on the CPU, no inference tensor,
-// contiguous.
-inline bool is_usual(const at::TensorBase& tensor) {
-  constexpr c10::DispatchKeySet kKeys(
-      {c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU, c10::DispatchKey::ADInplaceOrView,
-       c10::DispatchKey::AutocastCPU});
-  const c10::TensorImpl& impl = *tensor.unsafeGetTensorImpl();
-  return impl.key_set() == kKeys && impl.is_contiguous();
-}
-
-// The span of a usual tensor that holds `bytes` bytes, or an empty one where its storage is smaller.
-inline Span usual_span(const at::TensorBase& tensor, std::size_t bytes, Access access) {
-  const c10::TensorImpl& impl = *tensor.unsafeGetTensorImpl();
-  c10::StorageImpl& storage = *impl.unsafe_storage().unsafeGetStorageImpl();
-  const std::size_t offset = impl.storage_offset() * impl.itemsize();
-  if (offset + bytes > storage.nbytes()) return {nullptr, nullptr};
-  const void* data = access == Access::kWrite ? storage.mutable_data() : storage.data();
-  const auto* begin = static_cast<const std::byte*>(data) + offset;
-  return {begin, begin + bytes};
-}
-
 // Whether numbers of the tensor's type can be swept.
 bool is_supported(const at::TensorBase& tensor);
+
+// The usual tensor is strided, on the CPU, no inference tensor, contiguous.
+inline bool is_usual(const c10::TensorImpl& tensor) {
+  constexpr c10::DispatchKeySet kKeys({c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU,
+                                       c10::DispatchKey::ADInplaceOrView,
+                                       c10::DispatchKey::AutocastCPU});
+  return tensor.key_set() == kKeys && tensor.is_contiguous();
+}
+
+// Passes at one go what the checks below pass one by one: usual tensors of one type and shape.
+class Usual {
+ public:
+  explicit Usual(const at::TensorBase& param)
+      : type_(param.dtype()),
+        sizes_(param.sizes()),
+        itemsize_(param.itemsize()),
+        bytes_(param.numel() * param.itemsize()),
+        applies_(bytes_ > 0 && is_usual(*param.unsafeGetTensorImpl()) && is_supported(param)) {}
+
+  bool applies() const { return applies_; }
+
+  // Whether a tensor is like the parameter, and if so where it lies.
+  bool locate(const at::TensorBase& tensor, Access access, Span& span) const {
+    const c10::TensorImpl& impl = *tensor.unsafeGetTensorImpl();
+    if (!is_usual(impl) || impl.dtype() != type_ || !same_sizes(impl.sizes())) return false;
+    c10::StorageImpl& storage = *impl.unsafe_storage().unsafeGetStorageImpl();
+    const std::size_t offset = impl.storage_offset() * itemsize_;
+    if (offset + bytes_ > storage.nbytes()) return false;
+    const void* data = access == Access::kWrite ? storage.mutable_data() : storage.data();
+    span.begin = static_cast<const std::byte*>(data) + offset;
+    span.end = span.begin + bytes_;
+    return true;
+  }
+
+ private:
+  bool same_sizes(c10::IntArrayRef sizes) const {
+    bool same = sizes.size() == sizes_.size();
+    for (std::size_t dim = 0; same && dim < sizes.size(); ++dim) same = sizes[dim] == sizes_[dim];
+    return same;
+  }
+
+  caffe2::TypeMeta type_;
+  c10::IntArrayRef sizes_;
+  std::size_t itemsize_, bytes_;
+  bool applies_;
+};
 
 // Raises unless this build has kernels for the tensor's device.
 void check_device(const at::TensorBase& tensor, const Subject& subject);

@@ -10,9 +10,10 @@
 namespace onepass {
 namespace {
 
-// adamw_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, ..., Tensor(e!)[] state_steps, *,
-//        Tensor lr, float beta1, ..., bool maximize=False, Tensor? found_inf=None) -> ()
-// The list of a state that is not in use is empty.
+// adamw_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, ..., Tensor(e!)[] state_steps,
+// *,
+//        Tensor lr, ..., float eps, bool maximize=False, Tensor? found_inf=None) -> ()
+// The list of a state that is not in use is empty, an optional number that is not in use is None.
 std::string schema(const Algorithm& row) {
   char alias = 'a';
   const auto written = [&alias](const std::string& name) {
@@ -20,14 +21,22 @@ std::string schema(const Algorithm& row) {
   };
   std::string text = std::string(row.name) + "_(" + written("params") + ", Tensor[] grads";
   for (const State& state : row.states) text += ", " + written(std::string(state.name) + "s");
-  text += ", " + written("state_steps") + ", *, Tensor lr";
+  text += ", " + written("state_steps") + ", *";
   for (const HyperInfo& hyper : row.hypers) {
-    if (std::string_view(hyper.name) == "lr") continue;
-    const bool flag = hyper.range == Range::kFlag;
-    text += std::string(flag ? ", bool " : ", float ") + hyper.name;
-    if (hyper.optional) text += flag ? "=False" : "=0.0";
+    const char* type = hyper.range == Range::kFlag ? "bool" : hyper.scheduled ? "Tensor" : "float";
+    const char* unused = hyper.range == Range::kFlag ? "=False"
+                         : hyper.scheduled           ? "=None"
+                                                     : "=0.0";
+    text += std::string(", ") + type + (hyper.scheduled && hyper.optional ? "? " : " ") +
+            hyper.name + (hyper.optional ? unused : "");
   }
   return text + ", bool maximize=False, Tensor? found_inf=None) -> ()";
+}
+
+double number_in(const c10::IValue& value) {
+  if (value.isNone()) return 0.0;
+  if (value.isBool()) return value.toBool() ? 1.0 : 0.0;
+  return value.isTensor() ? value.toTensor().item().toDouble() : value.toDouble();
 }
 
 struct ArgumentNames final : Names {
@@ -41,7 +50,8 @@ class Arguments {
  public:
   Arguments(const Algorithm& row, const torch::jit::Stack& stack, std::size_t count)
       : row_(row), values_(stack.end() - static_cast<std::ptrdiff_t>(count), stack.end()) {
-    for (std::size_t k = 0; k < row.states.size() + 3; ++k) lists_.push_back(next().toTensorVector());
+    for (std::size_t k = 0; k < row.states.size() + 3; ++k)
+      lists_.push_back(next().toTensorVector());
     check_lengths();
   }
 
@@ -51,10 +61,7 @@ class Arguments {
       if ((present_ >> k & 1) != 0) group.add_state(k);
     for (std::size_t k = 0; k < row_.hypers.size(); ++k) {
       const HyperInfo& hyper = row_.hypers[k];
-      const c10::IValue& value = next();
-      group.hypers[k] = value.isTensor() ? value.toTensor().item().toDouble()
-                        : value.isBool() ? double(value.toBool())
-                                         : value.toDouble();
+      group.hypers[k] = number_in(next());
       if (!in_range(hyper, group.hypers[k]))
         reject(hyper, std::to_string(group.hypers[k]), std::string("argument ") + hyper.name);
     }
@@ -62,10 +69,7 @@ class Arguments {
     return group;
   }
 
-  bool is_skipped() {
-    const auto found_inf = next().toOptional<at::Tensor>();
-    return found_inf && found_inf->item().toDouble() != 0.0;
-  }
+  bool is_skipped() { return number_in(next()) != 0.0; }
 
   std::size_t size() const { return lists_[0].size(); }
 

@@ -42,8 +42,8 @@ class Plan {
   // Starts a new step. A `grad_scale` other than 0 divides every gradient, which is written back.
   void begin(double grad_scale = 0.0);
   void add_group(const Group& group);
-  // Adds the parameter at `index` of the group added last. Without a gradient its state is validated
-  // and that is all.
+  // Adds the parameter at `index` of the group added last. Without a gradient its state is
+  // validated and that is all.
   void add(const Tensors& tensors, int index);
   // Validates everything. Nothing after it can fail.
   void validate(const Names& names);
@@ -91,7 +91,7 @@ class Plan {
   std::vector<std::int64_t> ends_;
   std::vector<Span> gradients_, written_, written_before_, written_sorted_;
   std::vector<Coefficients> coefficients_;
-  std::vector<CoefficientKey> keys_;  // of coefficients_
+  std::vector<CoefficientKey> keys_;               // of coefficients_
   std::deque<std::vector<std::int64_t>> layouts_;  // sizes or strides of operands with strides
   std::deque<at::Tensor> resolved_;                // gradients that were lazily conjugated
   std::vector<c10::Storage> held_;

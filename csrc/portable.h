@@ -1,8 +1,8 @@
 // The few macros of the project: what differs between compilers and devices.
 #pragma once
 
-// A function of the element loop. Inlining is forced, because a call that is left standing would run
-// the baseline copy of the function inside a loop compiled for a wider instruction set.
+// A function of the element loop. Inlining is forced, because a call that is left standing would
+// run the baseline copy of the function inside a loop compiled for a wider instruction set.
 #if defined(__CUDACC__)
 #define ONEPASS_FN __host__ __device__ __forceinline__
 #else

@@ -40,22 +40,18 @@ std::optional<double> optional_number_of(PyObject* object, const OptionName& nam
 // Items of a dict that is nearly always asked for them in its own order.
 class InOrder {
  public:
-  explicit InOrder(PyObject* dict) : dict_(dict) { advance(); }
+  explicit InOrder(PyObject* dict) : dict_(dict) {}
 
   // The value under the very object `key` if it comes next, else null.
   PyObject* take(PyObject* key) {
+    if (key_ == nullptr && PyDict_Next(dict_, &position_, &key_, &value_) == 0) return nullptr;
     if (key_ != key) return nullptr;
-    PyObject* value = value_;
-    advance();
-    return value;
+    key_ = nullptr;
+    return value_;
   }
 
  private:
-  void advance() {
-    if (PyDict_Next(dict_, &position_, &key_, &value_) == 0) key_ = nullptr;
-  }
-
-  PyObject *dict_, *key_ = nullptr, *value_ = nullptr;
+  PyObject *dict_, *key_ = nullptr, *value_ = nullptr;  // the item that comes next, once looked at
   Py_ssize_t position_ = 0;
 };
 

@@ -69,8 +69,9 @@ bool PythonStep::step(const py::list& groups, const py::dict& state, const py::f
   const Session session(*this);
   if (optional_number_of(found_inf.ptr(), {"found_inf", -1, -1}).value_or(0.0) != 0.0) return true;
   const std::optional<double> scale = optional_number_of(grad_scale.ptr(), {"grad_scale", -1, -1});
-  TORCH_CHECK_VALUE(!scale || (*scale > 0.0 && std::isfinite(*scale)), "Invalid grad_scale: ",
-                    scale.value_or(0.0), " (it must be positive and finite)");
+  TORCH_CHECK_VALUE(!scale || (*scale > 0.0 && std::isfinite(*scale)),
+                    "Invalid grad_scale: ", scale.value_or(0.0),
+                    " (it must be positive and finite)");
   grad_scale_ = scale.value_or(0.0);
   first_group_ = 0;
 

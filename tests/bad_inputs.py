@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from tests.cases import Case
-from tests.oracle import HYPERS, all_states_on, state_names
+from tests.oracle import all_states_on, op_options, state_names
 from tests.support import params_of
 
 SHAPE = (3, 4)
@@ -55,14 +55,9 @@ def op_arguments(case: Case) -> dict[str, Any]:
     """Returns the arguments of the algorithm's op for three parameters."""
     names = state_names(case, all_states_on(case))
     made = make(case, stepped=True)
-    defaults = case.ours([torch.ones(1)], lr=0.1).param_groups[0]
-    options = {
-        name: defaults.get(key, 0.0) if index < 0 else defaults[key][index]
-        for name, key, index in HYPERS[case.ours.rule]
-    }
     lists = [[p.detach() for p in params_of(made)], [p.grad for p in params_of(made)]]
     lists += [[made.state[p][name] for p in params_of(made)] for name in (*names, "step")]
-    return {"lists": lists, "options": {**options, "lr": torch.tensor(0.1)}}
+    return {"lists": lists, "options": op_options(case, made.param_groups[0])}
 
 
 class Wrapper(Tensor):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 PAGE = mmap.PAGESIZE
+PROT_NONE, MAP_NORESERVE = 0, 0x4000  # of Linux; the mmap module does not name them
 CANARY = 0xA5
 
 
@@ -20,11 +21,19 @@ class GuardedPage:
         self._map = mmap.mmap(-1, 3 * PAGE)
         start = ctypes.addressof(ctypes.c_ubyte.from_buffer(self._map))
         for page in (start, start + 2 * PAGE):
-            refused = _LIBC.mprotect(ctypes.c_void_p(page), ctypes.c_size_t(PAGE), mmap.PROT_NONE)
+            refused = _LIBC.mprotect(ctypes.c_void_p(page), ctypes.c_size_t(PAGE), PROT_NONE)
             assert refused == 0, ctypes.get_errno()
         memory = (ctypes.c_ubyte * PAGE).from_address(start + PAGE)
         self._bytes = torch.frombuffer(memory, dtype=torch.uint8)
         self.address = start
+
+    @staticmethod
+    def reserve(size: int) -> Tensor:
+        """Returns float32 numbers in memory of which only what is written will exist."""
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
+        return torch.frombuffer(
+            mmap.mmap(-1, size // PAGE * PAGE, flags=flags), dtype=torch.float32
+        )
 
     def at_end(self, count: int, dtype: torch.dtype) -> Tensor:
         """Returns `count` elements that end where the page ends."""

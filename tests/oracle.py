@@ -21,7 +21,10 @@ NOT_OPTIONS = set(
     ["params", "param_names", "state_dtype", "foreach", "fused", "capturable", "differentiable"]
 )
 STATES: dict[str, list[tuple[str, str | None]]] = {name: states for name, states, _ in _C.rules()}
-HYPERS: dict[str, list[tuple[str, str, int]]] = {name: hypers for name, _, hypers in _C.rules()}
+# (argument of the op, key of the group, place in the tuple under the key or -1)
+HYPERS: dict[str, list[tuple[str, str, int]]] = {
+    name: [(hyper[0], hyper[1], hyper[2]) for hyper in hypers] for name, _, hypers in _C.rules()
+}
 
 
 @dataclass
@@ -44,6 +47,29 @@ def state_names(case: Case, options: Mapping[str, Any]) -> list[str]:
 def all_states_on(case: Case) -> dict[str, Any]:
     """Returns the options under which a parameter has every state that its algorithm knows."""
     return {only_if: True for _, only_if in STATES[case.ours.rule] if only_if}
+
+
+def op_of(case: Case) -> Any:
+    """Returns the torch op of the algorithm."""
+    return getattr(torch.ops.onepass, f"{case.ours.rule}_").default
+
+
+def as_op_argument(case: Case, name: str, value: Any) -> Any:
+    """Returns a number as the op's schema wants it: some are tensors."""
+    kinds = {argument.name: str(argument.type) for argument in op_of(case)._schema.arguments}
+    if isinstance(value, (int, float)) and "Tensor" in kinds[name]:
+        return torch.tensor(value, dtype=torch.float64)
+    return value
+
+
+def op_options(case: Case, group: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the hyper-parameters of a group as the arguments of the op."""
+    options = {"maximize": group["maximize"]}
+    for name, key, index in HYPERS[case.ours.rule]:
+        if key in group:
+            value = group[key] if index < 0 else group[key][index]
+            options[name] = as_op_argument(case, name, value)
+    return options
 
 
 def wide(tensor: Tensor) -> np.ndarray:
@@ -70,7 +96,7 @@ def operands_of(case: Case, optimizer: Any) -> list[tuple[Operands, dict[str, An
 def expected(case: Case, operands: Operands, options: Mapping[str, Any]) -> reference.Step:
     """Returns what one step from here must give, computed before the step."""
     states = {name: wide(tensor) for name, tensor in operands.states.items()}
-    count = float(operands.step) + 1
+    count = float(operands.step.detach()) + 1
     return case.reference(wide(operands.param), wide(operands.grad), states, count, options)
 
 
@@ -89,11 +115,11 @@ def assert_steps_right(case: Case, optimizer: Any, about: object, slack: float =
     """Takes a step of an optimizer whose parameters have states, and compares it."""
     found = operands_of(case, optimizer)
     wanted = [expected(case, operands, options) for operands, options in found]
-    counts = [float(operands.step) for operands, _ in found]
+    counts = [operands.step.detach() + 1 for operands, _ in found]
     optimizer.step()
     for (operands, _), want, count in zip(found, wanted, counts, strict=True):
         assert_near(want, operands, about, slack)
-        assert float(operands.step) == count + 1, f"{about}: step was {count}"
+        assert torch.equal(operands.step, count), f"{about}: step should be {count}"
 
 
 def give_states(optimizer: Any) -> None:

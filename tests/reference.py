@@ -46,14 +46,12 @@ def adam(p: Any, g: Any, state: Mapping[str, Any], t: Any, options: Mapping[str,
     assert o.keys() == DEFAULTS.keys(), f"unknown options: {o.keys() - DEFAULTS.keys()}"
     lr, (beta1, beta2) = float(o["lr"]), map(float, o["betas"])
     l2 = 0.0 if o["decoupled_weight_decay"] else o["weight_decay"]
-    p, g = np.asarray(p, np.float64), np.asarray(g, np.float64)
-    m, v, v_max = (
-        np.asarray(state.get(name, np.zeros_like(p)), np.float64)
-        for name in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
-    )
+    p, g = _wide(p), _wide(g)
+    names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+    m, v, v_max = (_wide(state.get(name, np.zeros_like(p))) for name in names)
 
     gradient = -g if o["maximize"] else g
-    g = gradient + l2 * p
+    g = gradient + l2 * p if l2 else gradient
     g_scale = _scale(gradient, g, l2 * abs(p)) if l2 else abs(g)
     new_m = beta1 * m + (1 - beta1) * g
     new_v = beta2 * v + (1 - beta2) * g**2
@@ -77,6 +75,10 @@ def adamw(p: Any, g: Any, state: Mapping[str, Any], t: Any, options: Mapping[str
     """Loshchilov and Hutter 2019, algorithm 2, around the step of Adam."""
     options = {"weight_decay": 1e-2, **options, "decoupled_weight_decay": True}
     return adam(p, g, state, t, options)
+
+
+def _wide(x: Any) -> np.ndarray:
+    return np.asarray(x, np.result_type(np.float64, x))  # np.longdouble stays what it is
 
 
 def _scale(before: np.ndarray, after: np.ndarray, change: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import os
 import subprocess
 import sys
@@ -27,6 +28,9 @@ EXTRA_KEYS = {"eps_root", "decouple_lr", "state_dtype"}  # of a group, that torc
 
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 each_torch_case = pytest.mark.parametrize("case", TORCH_CASES, ids=str)
+each_torch_fused_case = pytest.mark.parametrize(
+    "case", [c for c in TORCH_CASES if "fused" in inspect.signature(c.theirs).parameters], ids=str
+)
 
 
 def instruction_sets() -> list[str]:

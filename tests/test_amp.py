@@ -18,6 +18,7 @@ from tests.support import (
     copies,
     each_case,
     each_torch_case,
+    each_torch_fused_case,
     make_params,
     numbers,
     params_of,
@@ -153,7 +154,7 @@ def test_c10_the_unscaled_gradient_is_written_back_as_torch_divides(
             assert grad._version > version
 
 
-@each_torch_case
+@each_torch_fused_case
 def test_c10_the_gradient_is_left_as_torchs_fused_step_leaves_it(case: Case) -> None:
     for options in case.settings:
         ours = case.ours(make_params(SHAPES), fused=True, **options)
@@ -234,7 +235,7 @@ def test_c10_under_gradscaler_as_torch_unfused(case: Case, finish: Finish) -> No
     assert count >= 15
 
 
-@each_torch_case
+@each_torch_fused_case
 @pytest.mark.parametrize("finish", (just_step, unscale_clip_step))
 def test_c10_under_gradscaler_as_torch_fused(case: Case, finish: Finish) -> None:
     for options in case.settings:

@@ -10,7 +10,7 @@ import torch
 
 from tests.bad_inputs import SHAPE, Bad, make, matches, op_arguments, rows
 from tests.cases import Case
-from tests.oracle import STATES
+from tests.oracle import STATES, op_of
 from tests.support import each_case, each_torch_case, params_of
 from tests.unchanged import REFUSALS, Findings
 
@@ -76,7 +76,7 @@ def test_errors_say_what_to_do(case: Case) -> None:
 
 @each_case
 def test_errors_of_the_op_name_the_place_in_the_list(case: Case) -> None:
-    op = getattr(torch.ops.onepass, f"{case.ours.rule}_")
+    op = op_of(case)
     findings = Findings()
     for which, role in enumerate(("params", "gradient", "exp_avg")):
         arguments = op_arguments(case)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.bad_inputs import SHAPE, Bad, Mode, make, op_arguments, rows
 from tests.cases import Case
-from tests.oracle import assert_steps_right
+from tests.oracle import assert_steps_right, op_of
 from tests.support import each_case, params_of
 from tests.unchanged import REFUSALS, Findings, facts, refused
 
@@ -163,7 +163,7 @@ def bad_operands() -> list[Tensor]:
 @each_case
 @pytest.mark.sanitize
 def test_c3_a_refused_op_changes_nothing(case: Case) -> None:
-    op = getattr(torch.ops.onepass, f"{case.ours.rule}_")
+    op = op_of(case)
     count = len(op_arguments(case)["lists"])
     findings = Findings()
     for which, place, kind in itertools.product(range(count), range(3), range(7)):

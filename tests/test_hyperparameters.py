@@ -12,7 +12,7 @@ import torch
 
 from tests.bad_inputs import Mode, op_arguments
 from tests.cases import Case
-from tests.oracle import HYPERS
+from tests.oracle import HYPERS, as_op_argument, op_of
 from tests.support import each_case, each_torch_case
 from tests.unchanged import REFUSALS, Findings, refused
 
@@ -167,13 +167,10 @@ def test_c23_the_step_refuses(case: Case, path: str) -> None:
 @each_case
 def test_c23_the_op_refuses(case: Case) -> None:
     findings = Findings()
-    op = getattr(torch.ops.onepass, f"{case.ours.rule}_")
+    op = op_of(case)
     for hyper, value in wrong_rows(case):
         arguments = op_arguments(case)
-        given = value
-        if hyper[0] == "lr" and isinstance(value, float):
-            given = torch.tensor(value, dtype=torch.float64)
-        arguments["options"][hyper[0]] = given
+        arguments["options"][hyper[0]] = as_op_argument(case, hyper[0], value)
         about = f"{hyper[0]}={value!r}"
         with findings.case():
             text = text_of(lambda a=arguments: op(*a["lists"], **a["options"]), about)

@@ -35,6 +35,12 @@ OURS_ONLY = ("eps_root", "decouple_lr", "state_dtype")
 every_algorithm = pytest.mark.parametrize("case", CASES, ids=str)
 
 
+@pytest.fixture(autouse=True)
+def one_thread(isolated: None) -> None:
+    """Waking a second thread for tensors this small takes far longer than the work."""
+    torch.set_num_threads(1)
+
+
 def database(case: Case) -> Any:
     return next(info for info in optim_db if info.optim_cls is case.theirs)
 

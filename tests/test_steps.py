@@ -19,6 +19,7 @@ from tests.support import (
     assert_steps_like_double,
     each_case,
     each_torch_case,
+    each_torch_fused_case,
     make_params,
     params_of,
     randn,
@@ -119,6 +120,8 @@ def test_c11_the_bias_correction_is_exact_at_any_count(case: Case) -> None:
     exact = EXACT[str(case)]
     count = 0
     for t, betas in itertools.product(COUNTS, BETAS):
+        # A power of beta is rounded at least once, and counts for so much next to 1.
+        rounding = 2.0**-52 / (1 - max(betas))
         for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 6e-7)):
             param = torch.zeros(3, dtype=dtype, requires_grad=True)
             optimizer = case.ours([param], lr=1.0, betas=betas, eps=0.01, weight_decay=0)
@@ -133,7 +136,7 @@ def test_c11_the_bias_correction_is_exact_at_any_count(case: Case) -> None:
             with mpmath.workdps(60):
                 want = [-float(exact(m, v, betas, t)) for m, v in moments]
             torch.testing.assert_close(
-                param.detach(), torch.tensor(want, dtype=dtype), rtol=tolerance, atol=1e-30
+                param.detach(), torch.tensor(want, dtype=dtype), rtol=tolerance + rounding, atol=0
             )
             assert float(state["step"]) == t
             count += 1
@@ -173,7 +176,7 @@ def end_under_float32(case: Case, dtype: torch.dtype) -> list[bytes]:
     return [raw(param) for param in params_of(optimizer)]
 
 
-@each_torch_case
+@each_torch_fused_case
 @pytest.mark.parametrize("default", REAL, ids=str)
 def test_state_dtypes_are_torchs_under_any_default_dtype(
     case: Case, default: torch.dtype

@@ -16,22 +16,22 @@ struct Adam {
   static constexpr const char* kName = "adam";
   static constexpr const char* kNoSparse =
       "Adam does not support sparse gradients, please consider SparseAdam instead";
-  static constexpr State kStates[] = {
-      {"exp_avg"}, {"exp_avg_sq"}, {"max_exp_avg_sq", "amsgrad"}};
+  static constexpr State kStates[] = {{"exp_avg"}, {"exp_avg_sq"}, {"max_exp_avg_sq", "amsgrad"}};
   static constexpr Hyper<Adam> kHypers[] = {
-      {"lr", "lr", -1, "learning rate", Range::kNonNegative, &Adam::lr},
-      {"beta1", "betas", 0, "beta parameter at index 0", Range::kBelowOne, &Adam::beta1},
-      {"beta2", "betas", 1, "beta parameter at index 1", Range::kBelowOne, &Adam::beta2},
+      {"lr", "lr", -1, "learning rate", Range::kNonNegative, &Adam::lr, true},
+      {"beta1", "betas", 0, "beta parameter at index 0", Range::kBelowOne, &Adam::beta1, true},
+      {"beta2", "betas", 1, "beta parameter at index 1", Range::kBelowOne, &Adam::beta2, true},
       {"eps", "eps", -1, "epsilon value", Range::kNonNegative, &Adam::eps},
       {"weight_decay", "weight_decay", -1, "weight_decay value", Range::kNonNegative,
-       &Adam::weight_decay},
-      {"eps_root", "eps_root", -1, "eps_root value", Range::kNonNegative, &Adam::eps_root, true},
+       &Adam::weight_decay, true},
+      {"eps_root", "eps_root", -1, "eps_root value", Range::kNonNegative, &Adam::eps_root, false,
+       true},
       {"initial_lr", "initial_lr", -1, "initial_lr value", Range::kNonNegative, &Adam::initial_lr,
-       true},
+       true, true},
       {"decouple_lr", "decouple_lr", -1, "decouple_lr value", Range::kFlag, &Adam::decouple_lr,
-       true},
+       false, true},
       {"decoupled_weight_decay", "decoupled_weight_decay", -1, "decoupled_weight_decay value",
-       Range::kFlag, &Adam::decoupled_weight_decay, true},
+       Range::kFlag, &Adam::decoupled_weight_decay, false, true},
   };
 
   static constexpr unsigned kAmsgrad = 0b111;  // all three states are present
@@ -57,11 +57,12 @@ struct Adam {
 
     ONEPASS_FN Real operator()(Real p, Real g, Real* states) const {
       Real &m = states[0], &v = states[1];
-      g = l2 != Real(0) ? g + l2 * p : g;             // g_t with coupled decay
-      m = lerp(m, g, one_minus_beta1);                // m_t
-      v = beta2 * v + one_minus_beta2 * g * g;        // v_t
+      g = l2 != Real(0) ? g + l2 * p : g;       // g_t with coupled decay
+      m = lerp(m, g, one_minus_beta1);          // m_t
+      v = beta2 * v + one_minus_beta2 * g * g;  // v_t
       Real v_used = v;
-      if constexpr (kPresent == kAmsgrad) v_used = states[2] = maximum(states[2], v);  // vhat_t of AMSGrad
+      if constexpr (kPresent == kAmsgrad)
+        v_used = states[2] = maximum(states[2], v);  // vhat_t of AMSGrad
       const Real denominator = std::sqrt(v_used + eps_root) * v_scale + eps;
       return p * keep - step_size * m / denominator;  // theta_t
     }

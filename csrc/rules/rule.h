@@ -1,5 +1,5 @@
-// What a rule is made of: the names of its states, the names and ranges of its hyper-parameters, and
-// the few functions that rules share. Rules use + - * / sqrt and selection only, so that every
+// What a rule is made of: the names of its states, the names and ranges of its hyper-parameters,
+// and the few functions that rules share. Rules use + - * / sqrt and selection only, so that every
 // instruction set and device computes the same bits.
 #pragma once
 
@@ -20,12 +20,14 @@ enum class Range { kNonNegative, kBelowOne, kFlag };
 // A hyper-parameter: where a parameter group keeps it, what it may be, where the rule keeps it.
 template <class Rule>
 struct Hyper {
-  const char* name;        // the op's argument
-  const char* key;         // the group's key
-  int index;               // the position in the group's tuple, or -1
-  const char* label;       // as in torch's message "Invalid {label}: {value}"
+  const char* name;   // the op's argument
+  const char* key;    // the group's key
+  int index;          // the position in the group's tuple, or -1
+  const char* label;  // as in torch's message "Invalid {label}: {value}"
   Range range;
   double Rule::* value;    // flags are 0 or 1
+  bool scheduled = false;  // changes between steps: the op takes a tensor, since a number would be
+                           // a constant of a compiled step
   bool optional = false;   // 0 where the group lacks the key: an option of ours, unknown to torch
 };
 
@@ -54,9 +56,9 @@ ONEPASS_FN Real maximum(Real a, Real b) {
 }
 
 // Decoupled weight decay: the factor that remains of a parameter after one step (Loshchilov and
-// Hutter 2019, algorithm 2, line 12, with lr for their eta alpha). With `decouple_lr` the decay follows
-// the schedule alone, lr / initial_lr, so that a step at lr = 0 changes nothing. An initial_lr of 0
-// says nothing about the schedule and counts as lr.
+// Hutter 2019, algorithm 2, line 12, with lr for their eta alpha). With `decouple_lr` the decay
+// follows the schedule alone, lr / initial_lr, so that a step at lr = 0 changes nothing. An
+// initial_lr of 0 says nothing about the schedule and counts as lr.
 ONEPASS_FN double kept(double lr, double weight_decay, bool decouple_lr, double initial_lr) {
   if (!decouple_lr) return 1.0 - lr * weight_decay;
   if (lr == 0.0) return 1.0;

@@ -40,8 +40,8 @@ ONEPASS_FN float decode(float x) { return x; }
 ONEPASS_FN double decode(double x) { return x; }
 ONEPASS_FN float decode(BFloat16 x) { return float_of(static_cast<std::uint32_t>(x.bits) << 16); }
 
-// Sign 1, exponent 5 (bias 15), fraction 10. The exponent is moved to float's bias of 127; subnormals
-// are made by a subtraction that normalises them.
+// Sign 1, exponent 5 (bias 15), fraction 10. The exponent is moved to float's bias of 127;
+// subnormals are made by a subtraction that normalises them.
 ONEPASS_FN float decode(Half x) {
   const std::uint32_t sign = static_cast<std::uint32_t>(x.bits & 0x8000u) << 16;
   const std::uint32_t magnitude = static_cast<std::uint32_t>(x.bits & 0x7fffu) << 13;
@@ -65,8 +65,8 @@ ONEPASS_FN void encode(float x, BFloat16& out) {
   out.bits = static_cast<std::uint16_t>(x != x ? 0x7fc0u : rounded);
 }
 
-// Numbers under 2^-14 are rounded by an addition of 0.5, whose last place is the smallest subnormal.
-// 65520 and more carry into the exponent and become infinite.
+// Numbers under 2^-14 are rounded by an addition of 0.5, whose last place is the smallest
+// subnormal. 65520 and more carry into the exponent and become infinite.
 ONEPASS_FN void encode(float x, Half& out) {
   const std::uint32_t sign = (bits_of(x) >> 16) & 0x8000u;
   const std::uint32_t magnitude = bits_of(x) & 0x7fffffffu;
@@ -77,7 +77,8 @@ ONEPASS_FN void encode(float x, Half& out) {
   out.bits = static_cast<std::uint16_t>(sign | (x != x ? 0x7e00u : bounded));
 }
 
-// The 16-bit types go through float: a value between two of their halves may round twice, as in torch.
+// The 16-bit types go through float: a value between two of their halves may round twice, as in
+// torch.
 ONEPASS_FN void encode(double x, BFloat16& out) { encode(static_cast<float>(x), out); }
 ONEPASS_FN void encode(double x, Half& out) { encode(static_cast<float>(x), out); }
 

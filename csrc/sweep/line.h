@@ -8,8 +8,9 @@
 
 namespace onepass {
 
-// `ends[k]` is where tensor k ends on the line. Calls visit(k, begin, end) for each part of a tensor
-// that lies in [begin, end) of the line, with begin and end counted from the tensor's first element.
+// `ends[k]` is where tensor k ends on the line. Calls visit(k, begin, end) for each part of a
+// tensor that lies in [begin, end) of the line, with begin and end counted from the tensor's first
+// element.
 template <class Visit>
 void for_each_piece(std::span<const std::int64_t> ends, std::int64_t begin, std::int64_t end,
                     const Visit& visit) {

@@ -9,6 +9,7 @@
 namespace onepass {
 
 inline constexpr int kMaxStates = 4;
+inline constexpr int kMaxOperands = kMaxStates + 2;  // parameter, gradient, states
 inline constexpr int kMaxDims = 64;
 
 // A rule's coefficients, the parameter, its gradient, its states, how many elements.

@@ -16,8 +16,8 @@ namespace {
 
 constexpr std::int64_t kTileBytes = 4096;  // four to six tiles stay in the first-level cache
 
-// Where an operand with strides continues: the element's index in every dimension but the last, kept
-// as an odometer, so that a long run along the last dimension costs one addition.
+// Where an operand with strides continues: the element's index in every dimension but the last,
+// kept as an odometer, so that a long run along the last dimension costs one addition.
 class Walk {
  public:
   Walk(const Task& task, const Operand& operand, std::int64_t first)
@@ -99,8 +99,8 @@ void move_run(Codec<Real> codec, const Task& task, const Operand& operand, std::
   }
 }
 
-// A tile of one operand: a view of its memory where that holds the arithmetic type in order already,
-// else a copy.
+// A tile of one operand: a view of its memory where that holds the arithmetic type in order
+// already, else a copy.
 template <class Real>
 struct Tile {
   alignas(64) Real buffer[kTileBytes / sizeof(Real)];
@@ -154,12 +154,8 @@ void sweep_task(const Task& task, std::int64_t begin, std::int64_t end) {
     return task.arithmetic == Float::kFloat64 ? sweep_tiles<double>(task, begin, end)
                                               : sweep_tiles<float>(task, begin, end);
   }
-  Stretch stretch{task.update,
-                  task.maximize,
-                  element(task.param, begin),
-                  element(task.grad, begin),
-                  {},
-                  end - begin};
+  Stretch stretch{task.update, task.maximize, element(task.param, begin), element(task.grad, begin),
+                  {},          end - begin};
   for (int k = 0; k < task.state_count; ++k) stretch.states[k] = element(task.states[k], begin);
   task.in_place(stretch);
 }

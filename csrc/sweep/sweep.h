@@ -1,4 +1,5 @@
-// The sweep on the CPU: every element of every task is loaded once, changed by its rule, stored once.
+// The sweep on the CPU: every element of every task is loaded once, changed by its rule, stored
+// once.
 #pragma once
 
 #include <cstdint>
@@ -25,11 +26,11 @@ struct Task {
   Operand param, grad, states[kMaxStates];
   int state_count = 0;
   bool maximize = false;
-  Float arithmetic = Float::kFloat32;   // kFloat32 or kFloat64
-  double grad_scale = 0.0;              // the gradient is divided by it and written back; 0: neither
-  const void* update = nullptr;         // the rule's coefficients
-  Loop in_place = nullptr;              // the loop over these very types, if there is one
-  Loop tiled = nullptr;                 // the loop over tiles of the arithmetic type
+  Float arithmetic = Float::kFloat32;  // kFloat32 or kFloat64
+  double grad_scale = 0.0;             // the gradient is divided by it and written back; 0: neither
+  const void* update = nullptr;        // the rule's coefficients
+  Loop in_place = nullptr;             // the loop over these very types, if there is one
+  Loop tiled = nullptr;                // the loop over tiles of the arithmetic type
 };
 
 // Sweeps the elements [begin, end) of one task.

@@ -15,7 +15,8 @@ inline constexpr int kVersions = 3;
 inline constexpr int kVersions = 1;
 #endif
 
-// Versions<&body>::table holds `body`, a function marked ONEPASS_FN, once for every instruction set.
+// Versions<&body>::table holds `body`, a function marked ONEPASS_FN, once for every instruction
+// set.
 template <auto body>
 struct Versions;
 

@@ -8,8 +8,8 @@ True
 """
 
 from ._native import C
-from .optimizer import state_bytes
 from .optimizers import Adam, AdamW
+from .state import state_bytes
 
 __all__ = ["Adam", "AdamW", "state_bytes"]
 __version__: str = C.build_info()["version"]

@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, ParamsT, _get_scalar_dtype
+from torch.optim.optimizer import Optimizer, _get_scalar_dtype
 
 from ._native import C
+from .state import bytes_of, cast_state, state_dtype
 
 # Interned, so that the native half finds a state by comparing addresses.
 _RULES = {
     name: ([(sys.intern(state), only_if) for state, only_if in states], hypers)
     for name, states, hypers in C.rules()
 }
-_STATE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 class _Saved:
@@ -90,7 +90,10 @@ class OnePass(Optimizer):
                 self._init_group(group, *lists)
                 if not torch.compiler.is_compiling():
                     lists = [_plain(tensors) for tensors in lists]
-                options = {name: _option(group, key, i) for name, key, i in hypers}
+                options = {
+                    name: _option(group, key, index, scheduled)
+                    for name, key, index, scheduled in hypers
+                }
                 self._unscale(lists[1])
                 op(*lists, **options, maximize=group["maximize"], found_inf=self.found_inf)
 
@@ -126,7 +129,7 @@ class OnePass(Optimizer):
 
     def _check_group(self, group: dict[str, Any]) -> None:
         for param in group["params"]:
-            _state_dtype(param, group)
+            state_dtype(param, group)
         if group["decouple_lr"]:
             group.setdefault("initial_lr", float(group["lr"]))
         ours = [name for name in ("eps_root", "decouple_lr", "state_dtype") if group[name]]
@@ -155,7 +158,7 @@ class OnePass(Optimizer):
 
     def _new_state(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         """Returns the state of a parameter before its first step, as torch's for-loop makes it."""
-        dtype = _state_dtype(param, group)
+        dtype = state_dtype(param, group)
         with torch.inference_mode(False):  # so that steps outside inference mode go on with it
             count = _get_scalar_dtype(is_fused=group["fused"])
             state = {"step": torch.zeros((), dtype=count, device="cpu")}
@@ -167,13 +170,7 @@ class OnePass(Optimizer):
 
     def state_bytes(self) -> int:
         """Returns the bytes of memory that the state takes now; nothing before the first step."""
-        storages = {
-            value.untyped_storage()._cdata: value.untyped_storage().nbytes()
-            for state in self.state.values()
-            for value in state.values()
-            if isinstance(value, Tensor)
-        }
-        return sum(storages.values())
+        return bytes_of(self.state)
 
     # ---- loading
 
@@ -223,14 +220,16 @@ class OnePass(Optimizer):
 
     def _load(self, param: Tensor, group: dict[str, Any], saved: Any) -> dict[Any, Any]:
         if not isinstance(saved, dict) or (saved and "step" not in saved):
-            raise ValueError(f"the state of a parameter must be a dict with a 'step', got {saved!r}")
-        dtype = _state_dtype(param, {**self.defaults, **group})
+            raise ValueError(
+                f"the state of a parameter must be a dict with a 'step', got {saved!r}"
+            )
+        dtype = state_dtype(param, {**self.defaults, **group})
         names = {name for name, _ in _RULES[self.rule][0]}
         loaded = {}
         for key, value in saved.items():
             key = sys.intern(key) if isinstance(key, str) else key
             if key in names:
-                loaded[key] = _cast(key, value, param, dtype)
+                loaded[key] = cast_state(key, value, param, dtype)
             elif isinstance(value, Tensor):
                 device = "cpu" if key == "step" else param.device
                 loaded[key] = value.detach().to(device, copy=True)
@@ -241,44 +240,15 @@ class OnePass(Optimizer):
         return loaded
 
 
-def _cast(name: str, value: Any, param: Tensor, dtype: torch.dtype) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise ValueError(f"{name} must be a tensor, got {value!r}")
-    if value.shape != param.shape:
-        raise ValueError(
-            f"{name} has shape {list(value.shape)}, but its parameter has {list(param.shape)}; "
-            "this state dict is of another model"
-        )
-    if not (value.is_complex() if param.is_complex() else value.is_floating_point()):
-        raise ValueError(f"{name} has dtype {value.dtype}, but its parameter has {param.dtype}")
-    return value.detach().to(device=param.device, dtype=dtype, copy=True)
-
-
-def _state_dtype(param: Tensor, group: dict[str, Any]) -> torch.dtype:
-    """Returns the dtype of a parameter's moments."""
-    wanted: torch.dtype | None = group["state_dtype"]
-    if wanted is None:
-        # Deviation from torch: (1 - beta2) g^2 underflows in float16 and the step would explode.
-        return torch.float32 if param.dtype == torch.float16 else param.dtype
-    if wanted not in _STATE_DTYPES:
-        raise ValueError(f"Invalid state_dtype value: {wanted} (it must be one of {_STATE_DTYPES})")
-    if not param.is_complex():
-        return wanted
-    if wanted not in (torch.float32, torch.float64):
-        raise ValueError(f"Invalid state_dtype value: {wanted} (complex parameters need float32 or "
-                         "float64, for each of the two parts)")
-    return wanted.to_complex()
-
-
-def _option(group: dict[str, Any], key: str, index: int) -> Any:
+def _option(group: dict[str, Any], key: str, index: int, scheduled: bool) -> Any:
     """Returns a hyper-parameter of a group as the op takes it."""
     value = group.get(key, 0.0)
     if index >= 0:
         value = value[index]
-    if key != "lr":
-        return value if isinstance(value, (bool, float)) else float(value)
-    # A float lr would be a constant of the compiled step, compiled anew at every change; a tensor
-    # made from it is not.
+    if not scheduled:
+        return value if isinstance(value, bool) else float(value)
+    # A tensor made from a number that changes is not compiled anew at each change; the bare number,
+    # as an argument of the op, would be.
     return value if isinstance(value, Tensor) else torch.zeros((), dtype=torch.float64) + value
 
 
@@ -295,41 +265,6 @@ def _plain(tensors: list[Tensor]) -> list[Tensor]:
             plain.append(tensor)
         else:
             raise TypeError(
-                f"onepass cannot step a {type(tensor).__name__}: it takes plain tensors and DTensors"
+                f"onepass cannot step a {type(tensor).__name__}, only plain tensors and DTensors"
             )
     return plain
-
-
-def state_bytes(params: ParamsT | torch.nn.Module, optimizer: type[OnePass], **options: Any) -> int:
-    """Returns the exact bytes of state that an optimizer will hold after its first step.
-
-    Args:
-        params: a module or what the optimizer's constructor takes; tensors of ``meta`` will do.
-        optimizer: the class, for example ``onepass.AdamW``.
-        options: the constructor's other arguments.
-
-    Example:
-        >>> import torch, onepass
-        >>> with torch.device("meta"):
-        ...     model = torch.nn.Linear(1000, 1000)
-        >>> onepass.state_bytes(model, onepass.AdamW)
-        8008008
-        >>> onepass.state_bytes(model, onepass.AdamW, state_dtype=torch.bfloat16)
-        4004008
-    """
-    given = params.parameters() if isinstance(params, torch.nn.Module) else params
-    made = optimizer(_on_meta(given), **options)
-    for group in made.param_groups:
-        for param in group["params"]:
-            made.state[param] = made._new_state(param, group)
-    return made.state_bytes()
-
-
-def _on_meta(params: Any) -> Any:
-    if isinstance(params, Tensor):
-        return params.detach().to("meta")
-    if isinstance(params, dict):
-        return {k: _on_meta(v) if k == "params" else v for k, v in params.items()}
-    if isinstance(params, tuple) and len(params) == 2 and isinstance(params[0], str):
-        return params[0], _on_meta(params[1])
-    return [_on_meta(param) for param in params]

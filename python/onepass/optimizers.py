@@ -16,10 +16,11 @@ class Adam(OnePass, torch.optim.Adam):
 
     .. code-block:: text
 
-        g_t = grad + weight_decay p                        (coupled; p *= 1 - lr weight_decay if decoupled)
+        g_t = grad + weight_decay p                  (decoupled: p *= 1 - lr weight_decay instead)
         m_t = beta1 m_(t-1) + (1 - beta1) g_t
-        v_t = beta2 v_(t-1) + (1 - beta2) g_t^2            (amsgrad: then the largest v so far)
-        p  -= lr mhat / (sqrt(vhat + eps_root) + eps),     mhat = m_t / (1 - beta1^t), vhat = v_t / (1 - beta2^t)
+        v_t = beta2 v_(t-1) + (1 - beta2) g_t^2      (amsgrad: then the largest v so far)
+        p  -= lr mhat / (sqrt(vhat + eps_root) + eps)
+        with mhat = m_t / (1 - beta1^t) and vhat = v_t / (1 - beta2^t)
 
     Args:
         params: tensors, (name, tensor) pairs or group dicts, as in torch.
@@ -104,8 +105,9 @@ class AdamW(OnePass, torch.optim.AdamW):
 
         p  *= 1 - lr weight_decay
         m_t = beta1 m_(t-1) + (1 - beta1) g_t
-        v_t = beta2 v_(t-1) + (1 - beta2) g_t^2            (amsgrad: then the largest v so far)
-        p  -= lr mhat / (sqrt(vhat + eps_root) + eps),     mhat = m_t / (1 - beta1^t), vhat = v_t / (1 - beta2^t)
+        v_t = beta2 v_(t-1) + (1 - beta2) g_t^2      (amsgrad: then the largest v so far)
+        p  -= lr mhat / (sqrt(vhat + eps_root) + eps)
+        with mhat = m_t / (1 - beta1^t) and vhat = v_t / (1 - beta2^t)
 
     Args:
         params: tensors, (name, tensor) pairs or group dicts, as in torch.

@@ -1,0 +1,137 @@
+// Plan::add_task: from the tensors of a parameter to memory, layout and loops.
+#include <algorithm>
+#include <functional>
+
+#include "plan.h"
+
+namespace onepass {
+namespace {
+
+// The widest type decides: float64 wherever one operand holds it, float32 otherwise.
+Float arithmetic_of(const Task& task) {
+  bool wide = task.param.type == Float::kFloat64 || task.grad.type == Float::kFloat64;
+  for (int k = 0; k < task.state_count; ++k) wide |= task.states[k].type == Float::kFloat64;
+  return wide ? Float::kFloat64 : Float::kFloat32;
+}
+
+// The loop over the very types of a task, or null where it has to go through tiles.
+Loop in_place_loop(const Task& task, const Variant& variant) {
+  if (task.sizes != nullptr || task.grad_scale != 0.0) return nullptr;
+  for (int mix = 0; mix < kMixCount; ++mix) {
+    bool same = task.param.type == kMixes[mix].param && task.grad.type == kMixes[mix].grad;
+    for (int k = 0; k < task.state_count; ++k) same &= task.states[k].type == kMixes[mix].states;
+    if (same) return variant.loop(mix);
+  }
+  return nullptr;
+}
+
+bool same_types(const Task& a, const Task& b) {
+  bool same = a.param.type == b.param.type && a.grad.type == b.grad.type;
+  for (int k = 0; k < a.state_count; ++k) same &= a.states[k].type == b.states[k].type;
+  return same;
+}
+
+bool same_strides(const at::TensorBase& a, const at::TensorBase& b) {
+  for (std::int64_t dim = 0; dim < a.dim(); ++dim)
+    if (a.size(dim) > 1 && a.stride(dim) != b.stride(dim)) return false;
+  return true;
+}
+
+// Calls visit(tensor, operand) for the parameter, its gradient and its states.
+template <class Visit>
+void for_each_operand(const Tensors& tensors, Task& task, const Visit& visit) {
+  visit(*tensors.param, task.param);
+  visit(*tensors.grad, task.grad);
+  for (int k = 0; k < task.state_count; ++k) visit(*tensors.states[k], task.states[k]);
+}
+
+// Whether memory order is the same for all operands and has no gaps, so that strides do not matter.
+bool is_linear(const Tensors& tensors, Task& task) {
+  const at::TensorBase& param = *tensors.param;
+  bool contiguous = true, like_param = param.is_non_overlapping_and_dense();
+  for_each_operand(tensors, task, [&](const at::TensorBase& tensor, Operand&) {
+    contiguous &= tensor.is_contiguous();
+  });
+  if (contiguous || !like_param) return contiguous;
+  for_each_operand(tensors, task, [&](const at::TensorBase& tensor, Operand&) {
+    like_param &= same_strides(param, tensor);
+  });
+  return like_param;
+}
+
+}  // namespace
+
+void Plan::add_task(const Entry& entry, const Span* spans, bool usual) {
+  const Tensors& tensors = entry.tensors;
+  const Group& group = groups_[entry.group];
+  Task& task = tasks_.emplace_back();
+  task.state_count = group.state_count;
+  task.maximize = group.maximize;
+  task.grad_scale = grad_scale_;
+  const int pair = tensors.param->is_complex() ? 2 : 1;
+  task.size = tensors.param->is_meta() ? 0 : tensors.param->numel() * pair;
+  const Float type = stored_type(*tensors.param);
+  const Span* span = spans;
+  for_each_operand(tensors, task, [&](const at::TensorBase& tensor, Operand& operand) {
+    operand.type = usual ? type : stored_type(tensor);
+    operand.data = const_cast<std::byte*>(span++->begin);
+  });
+  if (!usual && task.size > 0 && !is_linear(tensors, task)) plan_strides(task, tensors);
+  choose_loops(task, group);
+
+  ends_.push_back(elements() + task.size);
+  gradients_.push_back(spans[1]);
+  written_.push_back(spans[0]);
+  written_.insert(written_.end(), spans + 2, spans + 2 + task.state_count);
+  if (grad_scale_ != 0.0) written_.push_back(spans[1]);
+}
+
+// Most tasks are like the one before: its choice is good for them too.
+void Plan::choose_loops(Task& task, const Group& group) {
+  const std::size_t k = tasks_.size() - 1;
+  if (k > 0 && entries_[k].group == entries_[k - 1].group && same_types(task, tasks_[k - 1]) &&
+      task.sizes == nullptr && tasks_[k - 1].sizes == nullptr) {
+    task.arithmetic = tasks_[k - 1].arithmetic;
+    task.in_place = tasks_[k - 1].in_place;
+    task.tiled = tasks_[k - 1].tiled;
+    return;
+  }
+  const Variant& variant = group.algorithm->variants[group.present];
+  task.arithmetic = arithmetic_of(task);
+  task.in_place = in_place_loop(task, variant);
+  task.tiled = variant.loop(task.arithmetic == Float::kFloat64 ? kMixFloat64 : kMixFloat32);
+}
+
+// The order of the sweep is the parameter's order in memory: its dimensions by falling stride.
+// Operands that lie in that order without gaps need no strides. Complex numbers are pairs: one more
+// dimension.
+void Plan::plan_strides(Task& task, const Tensors& tensors) {
+  const at::TensorBase& param = *tensors.param;
+  const std::int64_t pair = param.is_complex() ? 2 : 1;
+  std::vector<std::int64_t> dims;
+  for (std::int64_t dim = 0; dim < param.dim(); ++dim)
+    if (param.size(dim) != 1) dims.push_back(dim);
+  std::ranges::stable_sort(dims, std::greater{},
+                           [&](std::int64_t dim) { return param.stride(dim); });
+
+  std::vector<std::int64_t>& sizes = layouts_.emplace_back();
+  for (const std::int64_t dim : dims) sizes.push_back(param.size(dim));
+  if (pair == 2) sizes.push_back(2);
+  task.sizes = sizes.data();
+  task.dims = static_cast<int>(sizes.size());
+
+  for_each_operand(tensors, task, [&](const at::TensorBase& tensor, Operand& operand) {
+    std::vector<std::int64_t> strides;
+    for (const std::int64_t dim : dims) strides.push_back(tensor.stride(dim) * pair);
+    if (pair == 2) strides.push_back(1);
+    std::int64_t dense = 1;
+    bool linear = true;
+    for (int dim = task.dims - 1; dim >= 0; --dim) {
+      linear &= strides[dim] == dense;
+      dense *= sizes[dim];
+    }
+    if (!linear) operand.strides = layouts_.emplace_back(std::move(strides)).data();
+  });
+}
+
+}  // namespace onepass

@@ -1,0 +1,115 @@
+// Plan::validate: everything is looked at before anything is written.
+#include <ATen/Functions.h>
+
+#include "plan.h"
+
+namespace onepass {
+namespace {
+
+// Raises if two of a parameter's tensors share memory: the loops take them for independent.
+void check_separate(std::span<const Span> spans, const Subject& subject) {
+  for (std::size_t a = 0; a < spans.size(); ++a)
+    for (std::size_t b = a + 1; b < spans.size(); ++b)
+      TORCH_CHECK(!spans[a].overlaps(spans[b]), subject.text(),
+                  " shares memory with its gradient or its states, or these with one another; ",
+                  "give each its own memory, for example by .clone()");
+}
+
+// Tensors lie scattered over memory. Asking for the headers of the one, then for the storages of
+// those whose headers have come, hides most of the time that a walk over many small tensors takes.
+constexpr std::size_t kHeadersAhead = 8, kStoragesAhead = 4;
+
+template <class Visit>
+void for_each_tensor(const Tensors& tensors, int states, const Visit& visit) {
+  visit(*tensors.param);
+  if (tensors.grad != nullptr) visit(*tensors.grad);
+  visit(*tensors.step);
+  for (int k = 0; k < states; ++k) visit(*tensors.states[k]);
+}
+
+template <class Header>
+void prefetch(const Header* header) {
+  for (std::size_t line = 0; line < sizeof(Header); line += 64)
+    __builtin_prefetch(reinterpret_cast<const char*>(header) + line);
+}
+
+void prefetch_header(const at::TensorBase& tensor) { prefetch(tensor.unsafeGetTensorImpl()); }
+
+void prefetch_storage(const at::TensorBase& tensor) {
+  prefetch(tensor.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());
+}
+
+}  // namespace
+
+void Plan::validate(const Names& names) {
+  const std::size_t count = entries_.size();
+  const auto states = [this](std::size_t k) { return groups_[entries_[k].group].state_count; };
+  for (std::size_t k = 0; k < count; ++k) {
+    if (k + kHeadersAhead < count)
+      for_each_tensor(entries_[k + kHeadersAhead].tensors, states(k + kHeadersAhead),
+                      prefetch_header);
+    if (k + kStoragesAhead < count)
+      for_each_tensor(entries_[k + kStoragesAhead].tensors, states(k + kStoragesAhead),
+                      prefetch_storage);
+    validate_entry(entries_[k], {names, entries_[k].group, entries_[k].index});
+  }
+  find_shared_memory();
+}
+
+void Plan::validate_entry(Entry& entry, const Subject& subject) {
+  const int states = groups_[entry.group].state_count;
+  Span spans[kMaxOperands] = {};
+  const bool usual = usual_spans(entry.tensors, states, spans);
+  if (!usual) check_operands(entry, subject, spans);
+  check_separate({spans, spans + 2 + states}, subject);
+  check_step(*entry.tensors.step, subject.about("step"));
+  if (entry.tensors.grad != nullptr) add_task(entry, spans, usual);
+}
+
+// What nearly every parameter is: all its tensors usual, of one type and shape.
+bool Plan::usual_spans(const Tensors& tensors, int states, Span* spans) const {
+  const Usual usual(*tensors.param);
+  if (tensors.grad == nullptr || !usual.applies()) return false;
+  const Access grad_access = grad_scale_ == 0.0 ? Access::kRead : Access::kWrite;
+  if (!usual.locate(*tensors.param, Access::kWrite, spans[0]) ||
+      !usual.locate(*tensors.grad, grad_access, spans[1]))
+    return false;
+  for (int k = 0; k < states; ++k)
+    if (!usual.locate(*tensors.states[k], Access::kWrite, spans[2 + k])) return false;
+  return true;
+}
+
+void Plan::check_operands(Entry& entry, const Subject& subject, Span* spans) {
+  const Group& group = groups_[entry.group];
+  const Tensors& tensors = entry.tensors;
+  check_kind(*tensors.param, subject);
+  check_writable(*tensors.param, subject);
+  spans[0] = span_of(*tensors.param, Access::kWrite, subject);
+  spans[1] = tensors.grad == nullptr ? Span{nullptr, nullptr}
+                                     : check_gradient(entry, subject.about("the gradient"));
+  for (int k = 0; k < group.state_count; ++k) {
+    const Subject state = subject.about(group.state_names[k]);
+    check_kind(*tensors.states[k], state);
+    check_matches(*tensors.states[k], *tensors.param, state);
+    check_writable(*tensors.states[k], state);
+    spans[2 + k] = span_of(*tensors.states[k], Access::kWrite, state);
+  }
+}
+
+Span Plan::check_gradient(Entry& entry, const Subject& subject) {
+  const bool scaled = grad_scale_ != 0.0;
+  const Access access = scaled ? Access::kWrite : Access::kRead;
+  const at::TensorBase*& grad = entry.tensors.grad;
+  TORCH_CHECK(grad->layout() == at::kStrided, groups_[entry.group].algorithm->no_sparse);
+  if (is_lazy(*grad) && !scaled) {
+    const at::Tensor lazy(*grad);
+    grad = &resolved_.emplace_back(lazy._is_zerotensor() ? at::zeros(lazy.sizes(), lazy.options())
+                                                         : lazy.resolve_conj().resolve_neg());
+  }
+  check_kind(*grad, subject);
+  check_matches(*grad, *entry.tensors.param, subject);
+  if (scaled) check_writable(*grad, subject);
+  return span_of(*grad, access, subject);
+}
+
+}  // namespace onepass

@@ -1,0 +1,93 @@
+"""What state a parameter has: its dtype, how saved state is cast to it, how many bytes it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+if TYPE_CHECKING:
+    from .optimizer import OnePass
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def state_dtype(param: Tensor, group: dict[str, Any]) -> torch.dtype:
+    """Returns the dtype of a parameter's moments."""
+    wanted: torch.dtype | None = group["state_dtype"]
+    if wanted is None:
+        # Deviation from torch: (1 - beta2) g^2 underflows in float16 and the step would explode.
+        return torch.float32 if param.dtype == torch.float16 else param.dtype
+    if wanted not in _DTYPES:
+        raise ValueError(f"Invalid state_dtype value: {wanted} (it must be one of {_DTYPES})")
+    if not param.is_complex():
+        return wanted
+    if wanted not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"Invalid state_dtype value: {wanted} (complex parameters need float32 or "
+            "float64, for each of the two parts)"
+        )
+    return wanted.to_complex()
+
+
+def cast_state(name: str, value: Any, param: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns a copy of a saved state for a parameter; one that cannot belong to it is refused."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} must be a tensor, got {value!r}")
+    if value.shape != param.shape:
+        raise ValueError(
+            f"{name} has shape {list(value.shape)}, but its parameter has {list(param.shape)}; "
+            "this state dict is of another model"
+        )
+    if not (value.is_complex() if param.is_complex() else value.is_floating_point()):
+        raise ValueError(f"{name} has dtype {value.dtype}, but its parameter has {param.dtype}")
+    return value.detach().to(device=param.device, dtype=dtype, copy=True)
+
+
+def bytes_of(state: Mapping[Any, Mapping[Any, Any]]) -> int:
+    """Returns the bytes of all tensors of a state, those that share memory counted once."""
+    storages = {
+        value.untyped_storage()._cdata: value.untyped_storage().nbytes()
+        for entries in state.values()
+        for value in entries.values()
+        if isinstance(value, Tensor)
+    }
+    return sum(storages.values())
+
+
+def state_bytes(params: ParamsT | torch.nn.Module, optimizer: type[OnePass], **options: Any) -> int:
+    """Returns the exact bytes of state that an optimizer will hold after its first step.
+
+    Args:
+        params: a module or what the optimizer's constructor takes; tensors of ``meta`` will do.
+        optimizer: the class, for example ``onepass.AdamW``.
+        options: the constructor's other arguments.
+
+    Example:
+        >>> import torch, onepass
+        >>> with torch.device("meta"):
+        ...     model = torch.nn.Linear(1000, 1000)
+        >>> onepass.state_bytes(model, onepass.AdamW)
+        8008008
+        >>> onepass.state_bytes(model, onepass.AdamW, state_dtype=torch.bfloat16)
+        4004008
+    """
+    given = params.parameters() if isinstance(params, torch.nn.Module) else params
+    made = optimizer(_on_meta(given), **options)
+    for group in made.param_groups:
+        for param in group["params"]:
+            made.state[param] = made._new_state(param, group)
+    return made.state_bytes()
+
+
+def _on_meta(params: Any) -> Any:
+    if isinstance(params, Tensor):
+        return params.detach().to("meta")
+    if isinstance(params, dict):
+        return {k: _on_meta(v) if k == "params" else v for k, v in params.items()}
+    if isinstance(params, tuple) and len(params) == 2 and isinstance(params[0], str):
+        return params[0], _on_meta(params[1])
+    return [_on_meta(param) for param in params]

@@ -1,0 +1,366 @@
+"""The step under torch.compile, fake tensors, distributed tensors and tensors of other classes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.optim import lr_scheduler
+
+from tests.cases import Case
+from tests.support import (
+    assert_same,
+    each_case,
+    make_params,
+    numbers,
+    params_of,
+    randn,
+    raw,
+    set_grads,
+    snapshot,
+    take_steps,
+)
+
+pytestmark = [
+    # A scheduler counts the steps of the method that it wraps, not those of its compiled form.
+    pytest.mark.filterwarnings("ignore:Detected call of .lr_scheduler.step"),
+    # torch's own, where it loads its compiler.
+    pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning"),
+]
+SHAPES = ((5, 7), (), (33,), (0,), (2, 3, 4))
+
+Schedule = Callable[[Any], Any]
+SCHEDULES: dict[str, Schedule] = {
+    "linear": lambda o: lr_scheduler.LinearLR(o, 0.1, 1.0, 20),
+    "exponential": lambda o: lr_scheduler.ExponentialLR(o, 0.9),
+    "cosine": lambda o: lr_scheduler.CosineAnnealingLR(o, 20),
+    "lambda": lambda o: lr_scheduler.LambdaLR(o, lambda n: 1 / (1 + n)),
+}
+ONE_CYCLE: Schedule = lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=40)  # noqa: E731
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def compiled_and_eager(
+    case: Case, options: dict[str, Any], backend: str = "aot_eager", dtype: Any = torch.float32
+) -> tuple[Any, Callable[[], Any], CompileCounterWithBackend, Any]:
+    """Returns an optimizer, its compiled step, how often that was compiled, and the optimizer's twin."""
+    groups = [make_params(SHAPES, dtype) for _ in range(2)]
+    counter = CompileCounterWithBackend(backend)
+    made = [
+        case.ours(
+            [{"params": params[:2]}, {"params": params[2:], "eps": 1e-3}], **copy.deepcopy(options)
+        )
+        for params in groups
+    ]
+    return made[0], torch.compile(made[0].step, fullgraph=True, backend=counter), counter, made[1]
+
+
+def run_both(ours: Any, step: Callable[[], Any], eager: Any, schedule: Schedule, steps: int) -> None:
+    schedules = [schedule(optimizer) for optimizer in (ours, eager)]
+    for number in range(steps):
+        for optimizer, take in ((ours, step), (eager, eager.step)):
+            set_grads(params_of(optimizer), number)
+            take()
+        for each in schedules:
+            each.step()
+        assert_same(numbers(ours), numbers(eager), f"step {number}")
+
+
+# ---- C19: recompilation
+
+
+@pytest.mark.compile
+@each_case
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+def test_c19_a_float_lr_under_a_scheduler_compiles_at_most_twice(
+    case: Case, schedule: Schedule
+) -> None:
+    ours, step, counter, eager = compiled_and_eager(case, {"lr": 0.1})
+    run_both(ours, step, eager, schedule, 20)
+    assert 1 <= counter.frame_count <= 2
+
+
+@pytest.mark.compile
+@each_case
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+def test_c19_a_tensor_lr_under_a_scheduler_compiles_once(case: Case, schedule: Schedule) -> None:
+    ours, step, counter, eager = compiled_and_eager(case, {"lr": torch.tensor(0.1)})
+    run_both(ours, step, eager, schedule, 20)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.compile
+@each_case
+def test_c19_betas_that_a_scheduler_cycles_compile_at_most_twice(case: Case) -> None:
+    ours, step, counter, eager = compiled_and_eager(case, {"lr": 0.1})
+    run_both(ours, step, eager, ONE_CYCLE, 20)
+    assert counter.frame_count <= 2
+
+
+@pytest.mark.compile
+@each_case
+def test_c19_weight_decay_that_changes_compiles_at_most_twice(case: Case) -> None:
+    ours, step, counter, eager = compiled_and_eager(case, {"lr": 0.1, "weight_decay": 0.1})
+    for number in range(20):
+        for optimizer, take in ((ours, step), (eager, eager.step)):
+            set_grads(params_of(optimizer), number)
+            optimizer.param_groups[0]["weight_decay"] = 0.1 + 0.01 * number
+            take()
+        assert_same(numbers(ours), numbers(eager), f"step {number}")
+    assert counter.frame_count <= 2
+
+
+def no_schedule(optimizer: Any) -> Any:
+    return lr_scheduler.ConstantLR(optimizer, factor=1.0)
+
+
+@pytest.mark.compile
+@each_case
+def test_the_compiled_step_is_the_eager_step_bit_for_bit(case: Case) -> None:
+    for options in (*case.settings, *case.extras, {"betas": (torch.tensor(0.8), torch.tensor(0.9))}):
+        ours, step, counter, eager = compiled_and_eager(case, options)
+        run_both(ours, step, eager, no_schedule, 3)
+        assert counter.frame_count <= 2, options
+        torch._dynamo.reset()
+
+
+@pytest.mark.compile
+@each_case
+@pytest.mark.parametrize(
+    "dtype", (torch.float64, torch.bfloat16, torch.float16, torch.complex64), ids=str
+)
+def test_the_compiled_step_takes_every_dtype(case: Case, dtype: torch.dtype) -> None:
+    ours, step, _, eager = compiled_and_eager(case, {"state_dtype": torch.float32}, dtype=dtype)
+    run_both(ours, step, eager, no_schedule, 3)
+
+
+@pytest.mark.compile
+@each_case
+def test_inductor_compiles_the_step(case: Case) -> None:
+    ours, step, counter, eager = compiled_and_eager(case, {"lr": 0.1}, backend="inductor")
+    run_both(ours, step, eager, SCHEDULES["linear"], 6)
+    assert counter.frame_count <= 2
+
+
+@pytest.mark.compile
+@each_case
+def test_the_compiled_step_is_never_stale(case: Case) -> None:
+    """What is loaded, frozen or replaced between compiled steps is seen."""
+    ours, step, _, eager = compiled_and_eager(case, {"lr": 0.1})
+    saved = copy.deepcopy(ours.state_dict())
+
+    def change(number: int, optimizer: Any) -> None:
+        params = params_of(optimizer)
+        if number == 1:
+            params[0].grad = None
+        elif number == 2:
+            optimizer.load_state_dict(copy.deepcopy(saved))
+        elif number == 3:
+            params[2].data = randn(params[2].shape, torch.float32, 77)
+        elif number == 4:
+            optimizer.state[params[0]]["exp_avg"] = torch.ones_like(params[0])
+
+    for number in range(6):
+        for optimizer, take in ((ours, step), (eager, eager.step)):
+            set_grads(params_of(optimizer), number)
+            change(number, optimizer)
+            take()
+        assert_same(numbers(ours), numbers(eager), f"after change {number}")
+
+
+@pytest.mark.compile
+@each_case
+def test_a_compiled_training_step_learns_as_the_eager_one(case: Case) -> None:
+    def train(compiled: bool) -> list[bytes]:
+        (weight,) = make_params(((4, 4),))
+        optimizer = case.ours([weight], lr=0.1)
+        schedule = SCHEDULES["linear"](optimizer)
+        data = randn((8, 4), torch.float32, 5)
+
+        def step() -> None:
+            optimizer.zero_grad()
+            (data @ weight).square().sum().backward()
+            optimizer.step()
+
+        take = torch.compile(step, backend="aot_eager") if compiled else step
+        ends = []
+        for _ in range(4):
+            take()
+            schedule.step()
+            ends.append(raw(weight))
+        return ends
+
+    assert train(compiled=True) == train(compiled=False)
+
+
+# ---- tensors that are not plain
+
+
+@each_case
+def test_a_step_under_fake_tensor_mode_computes_shapes_and_touches_no_number(case: Case) -> None:
+    for options in (*case.settings, *case.extras):
+        with FakeTensorMode():
+            params = [torch.empty(3, 4, requires_grad=True), torch.empty((), requires_grad=True)]
+            optimizer = case.ours(params, **options)
+            for _ in range(2):
+                for param in params:
+                    param.grad = torch.empty_like(param)
+                optimizer.step()
+        for param in params:
+            for name, value in optimizer.state[param].items():
+                assert isinstance(value, FakeTensor), name
+                assert value.shape == (() if name == "step" else param.shape)
+
+
+@each_case
+def test_real_parameters_are_not_touched_by_a_fake_step(case: Case) -> None:
+    optimizer = case.ours(make_params(((3, 4), (2,))))
+    take_steps(optimizer, 1)
+    before = snapshot(optimizer)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        optimizer.step()
+    assert_same(snapshot(optimizer), before)
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One process that is a mesh."""
+    store = dist.FileStore(str(tmp_path_factory.mktemp("mesh") / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1, timeout=timedelta(seconds=60))
+    yield init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+def distributed(param: Tensor, mesh: Any, placement: Any) -> Tensor:
+    leaf: Tensor = distribute_tensor(param.detach().clone(), mesh, [placement]).requires_grad_()
+    return leaf
+
+
+@each_case
+@pytest.mark.parametrize("placement", (Shard(0), Replicate()), ids=str)
+def test_dtensors_step_as_their_local_tensors(case: Case, mesh: Any, placement: Any) -> None:
+    for options in (*case.settings, *case.extras):
+        plain = case.ours(make_params(((6, 4), (3,))), **options)
+        spread = case.ours(
+            [distributed(param, mesh, placement) for param in params_of(plain)], **options
+        )
+        for number in range(3):
+            set_grads(params_of(plain), number)
+            for a, b in zip(params_of(spread), params_of(plain), strict=True):
+                a.grad = distribute_tensor(b.grad.clone(), mesh, [placement])
+            plain.step()
+            spread.step()
+        for a, b in zip(params_of(spread), params_of(plain), strict=True):
+            assert raw(a.full_tensor()) == raw(b), options
+            for name, value in spread.state[a].items():
+                if name != "step":
+                    assert isinstance(value, DTensor) and value.placements == (placement,)
+                    assert raw(value.full_tensor()) == raw(plain.state[b][name]), name
+        assert spread.state_bytes() == plain.state_bytes()
+
+
+@each_case
+def test_dtensor_state_loads_into_a_new_optimizer(
+    case: Case, mesh: Any, tmp_path: Path
+) -> None:
+    plain = make_params(((6, 4), (3,)))
+    first = case.ours([distributed(p, mesh, Shard(0)) for p in plain])
+    for param in params_of(first):
+        param.grad = distributed(param.full_tensor(), mesh, Shard(0)).detach()
+    first.step()
+    second = case.ours([distributed(p.full_tensor(), mesh, Shard(0)) for p in params_of(first)])
+    second.load_state_dict(first.state_dict())
+    for optimizer in (first, second):
+        for param in params_of(optimizer):
+            param.grad = distributed(torch.ones(param.shape), mesh, Shard(0)).detach()
+        optimizer.step()
+    for a, b in zip(params_of(first), params_of(second), strict=True):
+        assert raw(a.full_tensor()) == raw(b.full_tensor())
+    assert not list(tmp_path.iterdir())
+
+
+class Unknown(torch.Tensor):
+    """A subclass that onepass has never heard of."""
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def plain(value: Any) -> Any:
+            return value.inner if isinstance(value, Unknown) else value
+
+        args = torch.utils._pytree.tree_map(plain, args)
+        kwargs = torch.utils._pytree.tree_map(plain, kwargs or {})
+        return torch.utils._pytree.tree_map(
+            lambda value: unknown(value) if isinstance(value, Tensor) else value,
+            func(*args, **kwargs),
+        )
+
+
+def unknown(inner: Tensor) -> Tensor:
+    made: Any = torch.Tensor._make_wrapper_subclass(Unknown, inner.shape, dtype=inner.dtype)
+    made.inner = inner
+    return made  # type: ignore[no-any-return]
+
+
+def strange_and_plain(case: Case, grouped: Callable[..., Any]) -> tuple[Any, Tensor, Tensor]:
+    plain = make_params(((3,),))[0]
+    strange = unknown(torch.ones(3)).requires_grad_()
+    optimizer = case.ours(grouped(plain, strange))
+    plain.grad = torch.ones(3)
+    strange.grad = unknown(torch.ones(3))
+    return optimizer, plain, strange
+
+
+GROUPINGS: dict[str, Callable[..., Any]] = {
+    "one group": lambda a, b: [a, b],
+    "two groups": lambda a, b: [{"params": [a]}, {"params": [b]}],
+}
+
+
+@each_case
+@pytest.mark.parametrize("grouped", GROUPINGS.values(), ids=GROUPINGS)
+def test_an_unknown_tensor_subclass_is_refused_in_words_and_nothing_changes(
+    case: Case, grouped: Callable[..., Any]
+) -> None:
+    optimizer, plain, strange = strange_and_plain(case, grouped)
+    before = raw(plain), raw(strange.inner)
+    with pytest.raises(TypeError, match=r"cannot step a Unknown.*plain tensors and DTensors"):
+        optimizer.step()
+    assert (raw(plain), raw(strange.inner)) == before
+    assert len(optimizer.state) == 0
+    strange.grad = None
+    optimizer.step()
+    assert raw(plain) != before[0]
+
+
+@each_case
+@pytest.mark.parametrize("option, value", (("lr", -1.0), ("weight_decay", float("nan"))))
+def test_a_bad_option_of_the_second_group_changes_no_dtensor_of_the_first(
+    case: Case, mesh: Any, option: str, value: float
+) -> None:
+    params = [distributed(p, mesh, Shard(0)) for p in make_params(((6, 4), (3,)))]
+    optimizer = case.ours([{"params": [param]} for param in params])
+    for param in params:
+        param.grad = distribute_tensor(torch.ones(param.shape), mesh, [Shard(0)])
+    before = [raw(param.full_tensor()) for param in params]
+    optimizer.param_groups[1][option] = value
+    with pytest.raises(ValueError, match="Invalid"):
+        optimizer.step()
+    assert [raw(param.full_tensor()) for param in params] == before
+    assert len(optimizer.state) == 0
