@@ -4,6 +4,7 @@ import importlib
 import os
 import platform
 import subprocess
+import time
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ def describe() -> dict[str, Any]:
         "cpu": cpu_model(),
         "cores": cores(),
         "threads": torch.get_num_threads(),
-        "load_average": os.getloadavg()[0],
         "last_level_cache_bytes": last_level_cache_bytes(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
@@ -58,6 +58,31 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+class Bystanders:
+    """What other programs take of the cores, from its making on: the noise in the numbers."""
+
+    def __init__(self) -> None:
+        self.start = self.now()
+
+    def share(self) -> float | None:
+        """Part of all cores' time that others had, 0 to 1; None where the system does not say."""
+        if self.start is None or (end := self.now()) is None:
+            return None
+        total, others = (after - before for after, before in zip(end, self.start, strict=True))
+        return min(1.0, max(0.0, others / total)) if total > 0 else 0.0
+
+    @staticmethod
+    def now() -> tuple[float, float] | None:
+        """Seconds since boot of all cores together: in total, and busy for others."""
+        try:
+            fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+        except (OSError, IndexError):
+            return None
+        seconds = [int(field) / os.sysconf("SC_CLK_TCK") for field in fields]
+        idle = seconds[3] + seconds[4]
+        return sum(seconds), sum(seconds) - idle - time.process_time()
 
 
 def last_level_cache_bytes() -> int:

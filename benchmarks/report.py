@@ -10,6 +10,7 @@ from benchmarks.contestants import OURS
 
 COLUMNS = ("workload", "contestant", "warm", "x fused", "cold", "x fused", "GB/s", "target", "met")
 PLAIN_WIDTH = 140
+QUIET = 0.05  # share of the cores that others may have before the table says so
 
 
 def show(result: dict[str, Any], console: Console) -> None:
@@ -19,7 +20,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     info = result["machine"]
     console.print(
         f"{result['benchmark']} on {info['cpu']}, {info['cores']} cores, {info['threads']} threads,"
-        f" torch {info['torch']}, onepass {info['onepass']}, load {info['load_average']:.1f}",
+        f" torch {info['torch']}, onepass {info['onepass']}",
         highlight=False,
     )
     console.print(table(result, box.SIMPLE if console.is_terminal else box.ASCII))
@@ -62,6 +63,11 @@ def remarks(result: dict[str, Any]) -> list[str]:
     absent = {name: why for work in result["workloads"] for name, why in work["absent"].items()}
     lines = [f"Skipped: {name}: {why}" for name, why in absent.items()]
     for work in result["workloads"]:
+        if (others := work["bystanders"]) and others > QUIET:
+            lines.append(
+                f"{work['name']}: NOISY: other programs had {others:.0%} of the cores meanwhile;"
+                " parallel steps suffer most."
+            )
         if share := work["share_of_sweep"]:
             lines.append(
                 f"{work['name']}: {OURS} moves {share['median']:.1%}"

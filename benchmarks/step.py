@@ -70,6 +70,7 @@ def measure(work: Workload, algorithm: str, settings: Settings) -> dict[str, Any
             steps[SWEEP] = make_sweep(work.groups)
         except Absent as reason:
             absent[SWEEP] = str(reason)
+    bystanders = machine.Bystanders()
     warm, cold = warm_rounds(steps, settings), cold_rounds(steps, settings)
     bytes_moved = work.elements * BYTES_PER_ELEMENT[algorithm] if memory_bound else None
     return {
@@ -83,6 +84,7 @@ def measure(work: Workload, algorithm: str, settings: Settings) -> dict[str, Any
         "warm": results.column(warm, BASELINE, bytes_moved),
         "cold": results.column(cold, BASELINE, bytes_moved),
         "absent": absent,
+        "bystanders": bystanders.share(),
     }
 
 

@@ -117,6 +117,7 @@ PYBIND11_MODULE(_C, m) {
            py::arg("grad_scale"), py::arg("found_inf"))
       .def("check", &PythonStep::check, py::arg("groups"), py::arg("state"),
            py::arg("first_group") = 0);
+  m.def("dispatch_mode_is_active", &dispatch_mode_is_active);
   m.def("build_info", &build_info);
   m.def("rules", &rules);
   m.def("set_instruction_set", &set_instruction_set, py::arg("name"));

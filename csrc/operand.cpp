@@ -42,37 +42,75 @@ std::size_t extent_of(const at::TensorBase& tensor) {
   return static_cast<std::size_t>(extent);
 }
 
-// Whether two indices may reach the same element. Exact for what slicing, transposing and expanding
-// can make: there every stride reaches beyond all the dimensions of smaller stride.
-bool overlaps_itself(const at::TensorBase& tensor) {
-  if (tensor.is_non_overlapping_and_dense() || tensor.numel() <= 1) return false;
+// Which bytes the elements of tensors take, one by one: for layouts whose spans cannot tell.
+class Footprint {
+ public:
+  explicit Footprint(const Span& span) : begin_(span.begin), taken_(span.end - span.begin) {}
+
+  // Takes the bytes of all elements within the span; false if one was taken before.
+  bool take(const at::TensorBase& tensor, const Span& span) {
+    const auto itemsize = static_cast<std::int64_t>(tensor.itemsize());
+    std::vector<std::int64_t> index(tensor.dim());
+    for (std::int64_t count = tensor.numel(); count > 0; --count) {
+      std::int64_t offset = span.begin - begin_;
+      for (std::int64_t dim = 0; dim < tensor.dim(); ++dim)
+        offset += index[dim] * tensor.stride(dim) * itemsize;
+      if (!take_bytes(offset, itemsize)) return false;
+      for (std::int64_t dim = tensor.dim() - 1; dim >= 0; --dim) {
+        if (++index[dim] < tensor.size(dim)) break;
+        index[dim] = 0;
+      }
+    }
+    return true;
+  }
+
+ private:
+  bool take_bytes(std::int64_t begin, std::int64_t count) {
+    const auto size = static_cast<std::int64_t>(taken_.size());
+    bool free = true;
+    for (std::int64_t k = std::max<std::int64_t>(begin, 0); k < std::min(begin + count, size);
+         ++k) {
+      free = free && !taken_[k];
+      taken_[k] = true;
+    }
+    return free;
+  }
+
+  const std::byte* begin_;
+  std::vector<bool> taken_;
+};
+
+// Whether every stride reaches beyond all the dimensions of smaller stride, as in all that slicing,
+// transposing and permuting can make: then no two indices reach the same element.
+bool is_nested(const at::TensorBase& tensor) {
   std::vector<std::int64_t> dims(tensor.dim());
   std::iota(dims.begin(), dims.end(), 0);
   std::ranges::sort(dims, {}, [&](std::int64_t dim) { return tensor.stride(dim); });
   std::int64_t reach = 0;
   for (const std::int64_t dim : dims) {
     if (tensor.size(dim) == 1) continue;
-    if (tensor.stride(dim) <= reach) return true;
+    if (tensor.stride(dim) <= reach) return false;
     reach += (tensor.size(dim) - 1) * tensor.stride(dim);
   }
-  return false;
+  return true;
+}
+
+bool overlaps_itself(const at::TensorBase& tensor, const Subject& subject) {
+  if (tensor.is_non_overlapping_and_dense() || tensor.numel() <= 1 || is_nested(tensor))
+    return false;
+  for (std::int64_t dim = 0; dim < tensor.dim(); ++dim)
+    if (tensor.size(dim) > 1 && tensor.stride(dim) == 0) return true;
+  const Span span = span_of(tensor, Access::kRead, subject);
+  return span.begin != nullptr && !Footprint(span).take(tensor, span);
 }
 
 // Calls visit with a reference to the number in a step tensor.
 template <class Visit>
-double with_step(const at::TensorBase& step, const char* role, const Visit& visit) {
+double with_step(const at::TensorBase& step, const Visit& visit) {
   void* const data = step.mutable_data_ptr();
-  switch (step.scalar_type()) {
-    case at::kFloat:
-      return visit(*static_cast<float*>(data));
-    case at::kDouble:
-      return visit(*static_cast<double*>(data));
-    case at::kLong:
-      return visit(*static_cast<std::int64_t*>(data));
-    default:
-      TORCH_CHECK(false, role, " has dtype ", step.scalar_type(),
-                  "; expected float32, float64 or int64");
-  }
+  if (step.scalar_type() == at::kFloat) return visit(*static_cast<float*>(data));
+  if (step.scalar_type() == at::kDouble) return visit(*static_cast<double*>(data));
+  return visit(*static_cast<std::int64_t*>(data));
 }
 
 }  // namespace
@@ -120,9 +158,9 @@ void check_kind(const at::TensorBase& tensor, const Subject& subject) {
 void check_matches(const at::TensorBase& tensor, const at::TensorBase& param,
                    const Subject& subject) {
   TORCH_CHECK(tensor.sizes() == param.sizes(), subject.text(), " has shape ", tensor.sizes(),
-              ", but the parameter has shape ", param.sizes());
+              ", but the parameter has shape ", param.sizes(), "; give it that shape");
   TORCH_CHECK(tensor.device() == param.device(), subject.text(), " is on ", tensor.device(),
-              ", but the parameter is on ", param.device());
+              ", but the parameter is on ", param.device(), "; move it there");
   TORCH_CHECK(tensor.is_complex() == param.is_complex(), subject.text(), " has dtype ",
               tensor.scalar_type(), ", but the parameter has dtype ", param.scalar_type(),
               ": both must be real or both complex");
@@ -132,8 +170,8 @@ void check_writable(const at::TensorBase& tensor, const Subject& subject) {
   TORCH_CHECK(!tensor.is_inference() || c10::InferenceMode::is_enabled(), subject.text(),
               ": Inplace update to inference tensor outside InferenceMode is not allowed");
   TORCH_CHECK(
-      !overlaps_itself(tensor), subject.text(), " has sizes ", tensor.sizes(), " and strides ",
-      tensor.strides(),
+      !overlaps_itself(tensor, subject), subject.text(), " has sizes ", tensor.sizes(),
+      " and strides ", tensor.strides(),
       ": some of its elements share memory, so it cannot be updated in place; call .clone()");
 }
 
@@ -159,10 +197,19 @@ Span span_of(const at::TensorBase& tensor, Access access, const Subject& subject
   const std::size_t offset = impl.storage_offset() * impl.itemsize();
   TORCH_CHECK(offset + extent <= storage.nbytes(), subject.text(), " needs ", offset + extent,
               " bytes of storage, but its storage has ", storage.nbytes(),
-              ": it was freed or resized");
+              ": it was freed or resized; restore it before the step");
   const void* data = access == Access::kWrite ? storage.mutable_data() : storage.data();
   const auto* begin = static_cast<const std::byte*>(data) + offset;
   return {begin, begin + extent};
+}
+
+bool share_elements(const at::TensorBase& a, const Span& span_a, const at::TensorBase& b,
+                    const Span& span_b) {
+  if (!span_a.overlaps(span_b)) return false;
+  if (a.is_non_overlapping_and_dense() && b.is_non_overlapping_and_dense()) return true;
+  Footprint footprint(span_a);
+  footprint.take(a, span_a);
+  return !footprint.take(b, span_b);
 }
 
 void check_step(const at::TensorBase& step, const Subject& subject) {
@@ -175,15 +222,19 @@ void check_step(const at::TensorBase& step, const Subject& subject) {
   }
   TORCH_CHECK(step.defined() && is_plain(step) && step.device().is_cpu() && step.numel() == 1,
               subject.text(), " must be a tensor with one element on the CPU");
+  const at::ScalarType type = step.scalar_type();
+  TORCH_CHECK(type == at::kFloat || type == at::kDouble || type == at::kLong, subject.text(),
+              " has dtype ", type, "; it must be float32, float64 or int64");
+  check_writable(step, subject);
   span_of(step, Access::kWrite, subject);
-  const double value = with_step(step, subject.role, [](auto& steps) { return double(steps); });
+  const double value = with_step(step, [](auto& steps) { return static_cast<double>(steps); });
   constexpr double kLargest = 9007199254740992.0;  // 2^53: from here on doubles skip numbers
   TORCH_CHECK_VALUE(value >= 0.0 && value < kLargest && value == std::floor(value), subject.text(),
                     " is ", value, ", but must be a whole number from 0 up: the steps so far");
 }
 
 double count_step(const at::TensorBase& step) {
-  return with_step(step, "step", [](auto& steps) { return double(steps += 1); });
+  return with_step(step, [](auto& steps) { return static_cast<double>(steps += 1); });
 }
 
 }  // namespace onepass

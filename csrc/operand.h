@@ -117,6 +117,10 @@ Float stored_type(const at::TensorBase& tensor);
 // Where a tensor's elements lie; raises when its storage is too small for its sizes.
 Span span_of(const at::TensorBase& tensor, Access access, const Subject& subject);
 
+// Whether two tensors have an element in common.
+bool share_elements(const at::TensorBase& a, const Span& span_a, const at::TensorBase& b,
+                    const Span& span_b);
+
 // Raises unless the tensor can count steps: one element on the CPU, a whole number from 0 up.
 void check_step(const at::TensorBase& step, const Subject& subject);
 

@@ -117,7 +117,7 @@ void run_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   plan.begin();
   plan.add_group(group);
   for (std::size_t k = 0; k < arguments.size(); ++k)
-    plan.add(arguments.tensors(k), static_cast<int>(k));
+    plan.add(static_cast<int>(k)) = arguments.tensors(k);
   plan.validate(ArgumentNames{});
   plan.commit();
   plan.sweep();

@@ -28,8 +28,11 @@ void Plan::clear() {
 
 void Plan::add_group(const Group& group) { groups_.push_back(group); }
 
-void Plan::add(const Tensors& tensors, int index) {
-  entries_.push_back({tensors, static_cast<int>(groups_.size()) - 1, index});
+Tensors& Plan::add(int index) {
+  Entry& entry = entries_.emplace_back();
+  entry.group = static_cast<int>(groups_.size()) - 1;
+  entry.index = index;
+  return entry.tensors;
 }
 
 void Plan::find_shared_memory() {
@@ -44,17 +47,25 @@ void Plan::find_shared_memory() {
   }
   in_order_ = writes_overlap_;
   if (grad_scale_ != 0.0) return;  // then the gradients are among what is written
+  if (gaps_.size() < tasks_.size()) gaps_.resize(tasks_.size());
   for (std::size_t k = 0; !in_order_ && k < tasks_.size(); ++k)
     in_order_ = gradient_shares_memory(k);
 }
 
-// Whether a gradient lies in memory that this step writes. Only a view can, which spares all other
-// gradients the search.
-bool Plan::gradient_shares_memory(std::size_t k) const {
-  if (entries_[k].tensors.grad->storage().use_count() == 1) return false;
+// Whether a gradient lies in memory that this step writes. The gap between two written spans where
+// it lay in the step before is nearly always where it lies again, which spares the search.
+bool Plan::gradient_shares_memory(std::size_t k) {
   const Span& grad = gradients_[k];
-  const auto next = std::ranges::lower_bound(written_sorted_, grad.end, {}, &Span::begin);
-  return next != written_sorted_.begin() && std::prev(next)->end > grad.begin;
+  const std::size_t count = written_sorted_.size();
+  std::size_t& next = gaps_[k];
+  const auto fits = [&] {
+    return next <= count && (next == 0 || written_sorted_[next - 1].end <= grad.begin) &&
+           (next == count || written_sorted_[next].begin >= grad.end);
+  };
+  if (grad.begin == nullptr || fits()) return false;
+  const auto after = std::ranges::lower_bound(written_sorted_, grad.end, {}, &Span::begin);
+  next = static_cast<std::size_t>(after - written_sorted_.begin());
+  return !fits();
 }
 
 void Plan::commit() {

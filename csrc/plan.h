@@ -42,9 +42,9 @@ class Plan {
   // Starts a new step. A `grad_scale` other than 0 divides every gradient, which is written back.
   void begin(double grad_scale = 0.0);
   void add_group(const Group& group);
-  // Adds the parameter at `index` of the group added last. Without a gradient its state is
-  // validated and that is all.
-  void add(const Tensors& tensors, int index);
+  // Adds the parameter at `index` of the group added last, and returns the place for its tensors.
+  // Without a gradient its state is validated and that is all.
+  Tensors& add(int index);
   // Validates everything. Nothing after it can fail.
   void validate(const Names& names);
   // Counts the steps and bumps the version counters.
@@ -80,7 +80,7 @@ class Plan {
   void plan_strides(Task& task, const Tensors& tensors);
   std::size_t coefficients_for(const Entry& entry, Float arithmetic, double step);
   void find_shared_memory();
-  bool gradient_shares_memory(std::size_t k) const;
+  bool gradient_shares_memory(std::size_t k);
 
   double grad_scale_ = 0.0;
   bool writes_overlap_ = false;  // the verdict on written_before_
@@ -91,7 +91,8 @@ class Plan {
   std::vector<std::int64_t> ends_;
   std::vector<Span> gradients_, written_, written_before_, written_sorted_;
   std::vector<Coefficients> coefficients_;
-  std::vector<CoefficientKey> keys_;               // of coefficients_
+  std::vector<CoefficientKey> keys_;  // of coefficients_
+  std::vector<std::size_t> gaps_;     // which span of written_sorted_ comes after each gradient
   std::deque<std::vector<std::int64_t>> layouts_;  // sizes or strides of operands with strides
   std::deque<at::Tensor> resolved_;                // gradients that were lazily conjugated
   std::vector<c10::Storage> held_;

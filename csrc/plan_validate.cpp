@@ -6,13 +6,19 @@
 namespace onepass {
 namespace {
 
-// Raises if two of a parameter's tensors share memory: the loops take them for independent.
-void check_separate(std::span<const Span> spans, const Subject& subject) {
-  for (std::size_t a = 0; a < spans.size(); ++a)
-    for (std::size_t b = a + 1; b < spans.size(); ++b)
-      TORCH_CHECK(!spans[a].overlaps(spans[b]), subject.text(),
-                  " shares memory with its gradient or its states, or these with one another; ",
-                  "give each its own memory, for example by .clone()");
+// Raises if two of a parameter's tensors have an element in common: the loops take them for
+// independent. Almost always their spans say so already.
+void check_separate(const Tensors& tensors, int states, const Span* spans, const Subject& subject) {
+  const auto tensor = [&](int k) -> const at::TensorBase& {
+    return k == 0 ? *tensors.param : k == 1 ? *tensors.grad : *tensors.states[k - 2];
+  };
+  for (int a = 0; a < 2 + states; ++a)
+    for (int b = a + 1; b < 2 + states; ++b)
+      TORCH_CHECK(
+          !spans[a].overlaps(spans[b]) || !share_elements(tensor(a), spans[a], tensor(b), spans[b]),
+          subject.text(),
+          " shares memory with its gradient or its states, or these with one another; ",
+          "give each its own memory, for example by .clone()");
 }
 
 // Tensors lie scattered over memory. Asking for the headers of the one, then for the storages of
@@ -61,7 +67,7 @@ void Plan::validate_entry(Entry& entry, const Subject& subject) {
   Span spans[kMaxOperands] = {};
   const bool usual = usual_spans(entry.tensors, states, spans);
   if (!usual) check_operands(entry, subject, spans);
-  check_separate({spans, spans + 2 + states}, subject);
+  check_separate(entry.tensors, states, spans, subject);
   check_step(*entry.tensors.step, subject.about("step"));
   if (entry.tensors.grad != nullptr) add_task(entry, spans, usual);
 }

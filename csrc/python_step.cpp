@@ -3,16 +3,11 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 
+#include <bit>
 #include <cmath>
 
 namespace onepass {
 namespace {
-
-bool dispatch_mode_is_active() {
-  return c10::impl::TorchDispatchModeTLS::any_modes_set() ||
-         c10::impl::tls_local_dispatch_key_set().included_.has(
-             c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
-}
 
 [[gnu::noinline]] void reject_tensor(PyObject* object, const Subject& subject) {
   TORCH_CHECK(object != nullptr, subject.text(), " is missing from the optimizer's state; delete ",
@@ -20,8 +15,8 @@ bool dispatch_mode_is_active() {
   TORCH_CHECK(false, subject.text(), " must be a tensor, got ", Py_TYPE(object)->tp_name);
 }
 
-inline const at::Tensor& tensor_of(PyObject* object, const Subject& subject) {
-  if (object == nullptr || !THPVariable_Check(object)) reject_tensor(object, subject);
+inline const at::Tensor& tensor_of(PyObject* object, const Subject& subject, const char* role) {
+  if (object == nullptr || !THPVariable_Check(object)) reject_tensor(object, subject.about(role));
   return THPVariable_Unpack(object);
 }
 
@@ -34,6 +29,12 @@ const at::Tensor& gradient_of(const at::Tensor& param) {
 }
 
 }  // namespace
+
+bool dispatch_mode_is_active() {
+  return c10::impl::TorchDispatchModeTLS::any_modes_set() ||
+         c10::impl::tls_local_dispatch_key_set().included_.has(
+             c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
+}
 
 // The time in which an optimizer is in use by one call. Ends with all tensors let go.
 class PythonStep::Session {
@@ -55,7 +56,8 @@ class PythonStep::Session {
   PythonStep& owner_;
 };
 
-PythonStep::PythonStep(const std::string& algorithm_name) : algorithm_(algorithm(algorithm_name)) {
+PythonStep::PythonStep(const std::string& algorithm_name)
+    : algorithm_(algorithm(algorithm_name)), step_key_(interned("step")) {
   for (const HyperInfo& hyper : algorithm_.hypers) hyper_keys_.push_back(interned(hyper.key));
   for (const State& state : algorithm_.states) {
     state_keys_.push_back(interned(state.name));
@@ -65,7 +67,6 @@ PythonStep::PythonStep(const std::string& algorithm_name) : algorithm_(algorithm
 
 bool PythonStep::step(const py::list& groups, const py::dict& state, const py::function& new_state,
                       const py::object& grad_scale, const py::object& found_inf) {
-  if (dispatch_mode_is_active()) return false;
   const Session session(*this);
   if (optional_number_of(found_inf.ptr(), {"found_inf", -1, -1}).value_or(0.0) != 0.0) return true;
   const std::optional<double> scale = optional_number_of(grad_scale.ptr(), {"grad_scale", -1, -1});
@@ -131,7 +132,7 @@ double PythonStep::read_hyper(PyObject* group, std::size_t which, int index) con
   const HyperInfo& hyper = algorithm_.hypers[which];
   PyObject* value = get(group, hyper_keys_[which]);
   if (value == nullptr && hyper.optional) return 0.0;
-  TORCH_CHECK(value != nullptr, "parameter group ", index, " has no '", hyper.key, "'");
+  TORCH_CHECK(value != nullptr, "parameter group ", index, " has no '", hyper.key, "'; set it");
   py::object item;
   if (hyper.index >= 0) {
     item = py::reinterpret_steal<py::object>(PySequence_GetItem(value, hyper.index));
@@ -167,7 +168,7 @@ bool PythonStep::gather_group(PyObject* groups, int index, StateLookup& states, 
   for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params); ++i) {
     PyObject* object = PyList_GET_ITEM(params, i);
     const Subject subject{names, index, static_cast<int>(i)};
-    const at::Tensor& param = tensor_of(object, subject);
+    const at::Tensor& param = tensor_of(object, subject, subject.role);
     const at::Tensor& grad = gradient_of(param);
     if (look == Look::kAtGradients && !grad.defined()) {
       states.skip(object);
@@ -191,21 +192,21 @@ bool PythonStep::gather_group(PyObject* groups, int index, StateLookup& states, 
 
 void PythonStep::add_parameter(const at::Tensor& param, PyObject* state, const Subject& subject,
                                Look look) {
-  static PyObject* const step_key = interned("step");
   TORCH_CHECK_TYPE(PyDict_Check(state), "the state of ", subject.parameter(), " must be a dict");
   InOrder in_order(state);
   const auto tensor_under = [&](PyObject* key, const char* role) {
     PyObject* value = in_order.take(key);
-    return &tensor_of(value != nullptr ? value : get(state, key), subject.about(role));
+    return &tensor_of(value != nullptr ? value : get(state, key), subject, role);
   };
-  Tensors tensors{&param};
+  Tensors& tensors = plan_.add(subject.index);
+  tensors.param = &param;
   if (look == Look::kAtGradients) tensors.grad = &gradient_of(param);
-  tensors.step = tensor_under(step_key, "step");
+  tensors.step = tensor_under(step_key_, "step");
   int count = 0;
-  for (std::size_t k = 0; k < state_keys_.size(); ++k)
-    if ((groups_[subject.group].present >> k & 1) != 0)
-      tensors.states[count++] = tensor_under(state_keys_[k], algorithm_.states[k].name);
-  plan_.add(tensors, subject.index);
+  for (unsigned present = groups_[subject.group].present; present != 0; present &= present - 1) {
+    const int k = std::countr_zero(present);
+    tensors.states[count++] = tensor_under(state_keys_[k], algorithm_.states[k].name);
+  }
 }
 
 }  // namespace onepass

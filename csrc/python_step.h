@@ -10,14 +10,17 @@
 
 namespace onepass {
 
+// Whether calls go to a mode first (fake tensors, functorch) and memory must not be touched
+// directly.
+bool dispatch_mode_is_active();
+
 // One per optimizer. Keeps nothing of the optimizer between calls but the buffers of its plan and
 // addresses it compares, so that it can never be stale.
 class PythonStep {
  public:
   explicit PythonStep(const std::string& algorithm_name);
 
-  // Takes one step. Returns false, with nothing done, where only torch's dispatcher can take it: a
-  // dispatch mode is active or a tensor is of a class of its own.
+  // Takes one step. Returns false, with nothing done, where a tensor is of a class of its own.
   // `new_state(param, group)` makes the state of a parameter that has none yet.
   bool step(const py::list& groups, const py::dict& state, const py::function& new_state,
             const py::object& grad_scale, const py::object& found_inf);
@@ -37,7 +40,8 @@ class PythonStep {
   void add_parameter(const at::Tensor& param, PyObject* state, const Subject& subject, Look look);
 
   const Algorithm& algorithm_;
-  std::vector<PyObject*> hyper_keys_, option_keys_, state_keys_;  // interned
+  PyObject* step_key_;  // this and the following are interned
+  std::vector<PyObject*> hyper_keys_, option_keys_, state_keys_;
   bool busy_ = false;
   double grad_scale_ = 0.0;
   int first_group_ = 0;

@@ -16,6 +16,8 @@ def isolated() -> Iterator[None]:
     """Seeds every test alike, and puts back what a test may have changed for the whole process."""
     torch.manual_seed(0)
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    # Two workers on two cores: a thread pool each would make small operations wait for one another.
+    torch.set_num_threads(1)
     instruction_set = _C.build_info()["instruction_set"]
     yield
     torch.set_num_threads(threads)

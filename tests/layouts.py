@@ -1,4 +1,4 @@
-"""The ways a tensor can lie in memory: shape -> (strides, offset), as many as as_strided can make."""
+"""The ways in which a tensor can lie in memory: from a shape to (strides, offset)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """One step of each algorithm in float64 numpy, transcribed from its paper. Never imports onepass.
 
 A step returns the new values and the scale of each: the sum of the absolute values of the terms it
-is made of, |before| + |after| + 2 |change| for each addition on the way, where the change counts with
-its own scale. Terms may cancel, so rounding errors are in proportion to scales, not to results.
+is made of, |before| + |after| + 2 |change| for each addition on the way, where the change counts
+with its own scale. Terms may cancel, so roundings are in proportion to scales, not to results.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What several test files share: parameters, gradients, snapshots, a float64 twin, child processes."""
+"""What test files share: parameters, gradients, snapshots, a float64 twin, child processes."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ TORCH_CASES = tuple(case for case in CASES if case.theirs is not None)
 REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 COMPLEX = (torch.complex64, torch.complex128)
 STATE_DTYPES = (None, *REAL)
+SHAPES = ((5, 7), (), (33,), (0,), (2, 3, 4))
 EXTRA_KEYS = {"eps_root", "decouple_lr", "state_dtype"}  # of a group, that torch does not know
 
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
@@ -62,9 +63,7 @@ def randn(shape: Sequence[int], dtype: torch.dtype, seed: int) -> Tensor:
 def make_params(
     shapes: Iterable[Sequence[int]], dtype: torch.dtype = torch.float32, seed: int = 1
 ) -> list[Tensor]:
-    return [
-        randn(shape, dtype, 1000 * seed + k).requires_grad_() for k, shape in enumerate(shapes)
-    ]
+    return [randn(shape, dtype, 1000 * seed + k).requires_grad_() for k, shape in enumerate(shapes)]
 
 
 def set_grads(params: Iterable[Tensor], seed: int) -> None:
@@ -130,6 +129,35 @@ def numbers(optimizer: Any) -> dict[str, Any]:
     """Returns the part of a snapshot that a step computes: parameters and states."""
     skipped = ("group", "grad")
     return {k: v for k, v in snapshot(optimizer).items() if not k.startswith(skipped)}
+
+
+# ---- torch's for-loop beside ours
+
+
+def both(case: Case, shapes: Any = SHAPES, seed: int = 1, **options: Any) -> tuple[Any, Any]:
+    """Returns our optimizer and torch's for-loop over equal float64 parameters."""
+    made = [make_params(shapes, torch.float64, seed) for _ in range(2)]
+    assert case.theirs is not None
+    return case.ours(made[0], **options), case.theirs(made[1], **options)
+
+
+def assert_alike(ours: Any, theirs: Any, about: object = "") -> None:
+    """Compares parameters, states and the options that torch knows; float64, so nearly exactly."""
+    for a, b in zip(params_of(ours), params_of(theirs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12, msg=lambda m: f"{about}: {m}")
+        assert ours.state.get(a, {}).keys() == theirs.state.get(b, {}).keys(), about
+        for name, value in theirs.state.get(b, {}).items():
+            torch.testing.assert_close(ours.state[a][name], value, rtol=1e-10, atol=1e-12)
+    for a, b in zip(ours.param_groups, theirs.param_groups, strict=True):
+        assert {k: a[k] for k in b if k != "params"} == {
+            k: v for k, v in b.items() if k != "params"
+        }
+
+
+def step_both(ours: Any, theirs: Any, count: int = 3, first: int = 0) -> None:
+    for optimizer in (ours, theirs):
+        take_steps(optimizer, count, first)
+    assert_alike(ours, theirs)
 
 
 # ---- the float64 for-loop as the measure

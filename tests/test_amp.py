@@ -72,7 +72,7 @@ def bytes_of_state(optimizer: Any) -> dict[str, Any]:
 @each_case
 @pytest.mark.parametrize("steps", (0, 1, 3))
 def test_c10_a_skipped_step_changes_nothing(case: Case, steps: int) -> None:
-    """Neither parameters, gradients, states, step counts nor version counters; no state is added."""
+    """No parameter, gradient, state, count or version; no state is added."""
     count = 0
     for options in settings_of(case):
         for name, make in FORMS.items():
@@ -247,7 +247,7 @@ def test_c10_under_gradscaler_as_torch_fused(case: Case, finish: Finish) -> None
 
 def assert_close(ours: Any, theirs: Any, about: object) -> None:
     for a, b in zip(params_of(ours), params_of(theirs), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5, msg=lambda m: f"{about}: {m}")  # noqa: B023
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5, msg=lambda m: f"{about}: {m}")
         for key, value in theirs.state[b].items():
             torch.testing.assert_close(ours.state[a][key], value, rtol=1e-4, atol=1e-6)
         assert ours.state[a].keys() == theirs.state[b].keys(), about

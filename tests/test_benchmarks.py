@@ -155,6 +155,17 @@ def test_absent_contestants_are_named() -> None:
     assert absent == {"nobody": "no_such_module.AdamW not found (ModuleNotFoundError)"}
 
 
+def test_bystanders_are_who_is_busy_beside_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = iter([(100.0, 10.0), (120.0, 15.0)])
+    monkeypatch.setattr(machine.Bystanders, "now", lambda _: next(moments))
+    assert machine.Bystanders().share() == 0.25
+
+
+def test_bystanders_are_unknown_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.Bystanders, "now", lambda _: None)
+    assert machine.Bystanders().share() is None
+
+
 @pytest.mark.parametrize(("text", "size"), [("48K", 49152), ("32M", 33554432), ("64", 64)])
 def test_cache_sizes(text: str, size: int) -> None:
     assert machine.parse_size(text) == size

@@ -47,7 +47,7 @@ def warm_up(optimizer: Any) -> Any:
 
 
 def train(optimizer: Any, schedule: Any, first: int, count: int) -> None:
-    """Takes steps in which the last parameter has no gradient until step 4, and others now and then."""
+    """Takes steps; the last parameter has no gradient until step 4, others now and then."""
     for number in range(first, first + count):
         params = params_of(optimizer)
         set_grads(params, number)
@@ -180,7 +180,7 @@ def test_c7_torch_checkpoints_go_on_in_ours(tmp_path: Path) -> None:
 
 
 def assert_loaded_as_saved(optimizer: Any, saved: dict[str, Any], about: object) -> None:
-    """Compares keys, dtypes and bytes; only a float16 moment is widened, which changes no number."""
+    """Compares keys, dtypes, bytes; only float16 moments are widened, which changes no number."""
     now = optimizer.state_dict()
     for index, state in saved["state"].items():
         assert list(now["state"][index]) == list(state), about

@@ -1,4 +1,4 @@
-"""The same inputs give the same bytes: for any threads, instruction set, list, alignment, process."""
+"""The same inputs give the same bytes: any threads, instruction set, list, alignment, process."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_c8_the_order_of_the_list_changes_no_bit(case: Case) -> None:
 def bytes_by_parameter(
     case: Case, options: dict[str, Any], dtype: torch.dtype, order: list[int], parts: int
 ) -> list[list[bytes]]:
-    """Returns what becomes of each parameter where they are listed in this order and so many groups."""
+    """Returns what becomes of each parameter, listed in this order and in so many groups."""
     params = make_params(SMALL_SHAPES, dtype)
     listed = [params[k] for k in order]
     groups = [{"params": listed[part::parts]} for part in range(parts)]

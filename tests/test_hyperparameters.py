@@ -238,3 +238,13 @@ def test_a_lazily_negated_lr_counts_with_its_sign(case: Case) -> None:
     lazy.step()
     plain.step()
     assert torch.equal(lazy.param_groups[0]["params"][0], plain.param_groups[0]["params"][0])
+
+
+@each_case
+def test_an_lr_that_lost_its_memory_is_refused(case: Case) -> None:
+    for size in (0, 1, 3):
+        lr = torch.tensor(0.1)
+        optimizer = case.ours([param()], lr=lr)
+        lr.untyped_storage().resize_(size)
+        with refused(optimizer, f"{size} bytes"):
+            optimizer.step()

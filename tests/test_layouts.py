@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.cases import CASES, Case
+from tests.cases import Case
 from tests.layouts import READABLE, WRITABLE, Layout, Placed, place, same_bits
+from tests.oracle import all_states_on
+from tests.support import each_case, each_torch_case
 
 SHAPES = ((), (1,), (0,), (37,), (5, 7), (6, 1, 5), (2, 3, 4, 5), (1, 3, 1, 4), (2, 1, 2, 1, 2, 2))
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64)
 PER_ALGORITHM = 750  # C2 asks for 1500; each of the first two algorithms has its half
-
-every_algorithm = pytest.mark.parametrize("case", CASES, ids=str)
 
 
 @pytest.fixture(autouse=True)
@@ -26,9 +27,10 @@ def one_thread(isolated: None) -> None:
     torch.set_num_threads(1)
 
 
-def settings_of(case: Case) -> tuple[dict[str, Any], ...]:
-    """Returns settings that between them use all states."""
-    return case.settings[1], case.settings[2]
+def settings_of(case: Case, dtype: torch.dtype = torch.float32) -> tuple[dict[str, Any], ...]:
+    """Returns settings of which the first uses all states."""
+    all_states = {**case.settings[1], **all_states_on(case)}
+    return (all_states, case.settings[1]) if dtype == torch.float32 else (all_states,)
 
 
 @dataclass
@@ -86,8 +88,8 @@ def check_pairs(case: Case, options: dict[str, Any], pairs: list[Pair], threads:
             try:
                 pair.check(ours.state[pair.ours], plain.state[pair.plain])
             except AssertionError as error:
-                where = f"{case}({options}) {pair.dtype} {pair.shape} {list(pair.placed)} step {step + 1}"
-                raise AssertionError(where) from error
+                where = f"{case}({options}) {pair.dtype} {pair.shape} {list(pair.placed)}"
+                raise AssertionError(f"{where} step {step + 1}") from error
             if step == 0:
                 pair.place_states(ours.state[pair.ours])
 
@@ -115,6 +117,7 @@ def pairs_of(shape: Sequence[int], dtype: torch.dtype, states: list[str]) -> lis
 
 def mixed_pair(shape: Sequence[int], dtype: torch.dtype, states: list[str]) -> Pair:
     """Returns a parameter every operand of which lies in another layout, drawn at random."""
+
     def draw(table: dict[str, Layout]) -> Layout:
         return list(table.values())[int(torch.randint(len(table), ()))]
 
@@ -122,12 +125,12 @@ def mixed_pair(shape: Sequence[int], dtype: torch.dtype, states: list[str]) -> P
     return Pair(shape, dtype, {**chosen, "grad": draw(WRITABLE | READABLE)})
 
 
-@every_algorithm
+@each_case
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_c2_any_layout_of_any_operand_gives_the_contiguous_bits(case, dtype):
     assert len(WRITABLE) >= 12
     count = 0
-    for options in settings_of(case):
+    for options in settings_of(case, dtype):
         states = states_of(case, options)
         pairs = [pair for shape in SHAPES for pair in pairs_of(shape, dtype, states)]
         pairs += [mixed_pair(shape, dtype, states) for shape in SHAPES for _ in range(20)]
@@ -136,19 +139,21 @@ def test_c2_any_layout_of_any_operand_gives_the_contiguous_bits(case, dtype):
     assert count >= PER_ALGORITHM
 
 
-@every_algorithm
+@each_case
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_c2_in_tensors_that_threads_share_and_whose_rows_are_longer_than_a_tile(case, dtype):
-    options = case.settings[2]
+    options, _ = settings_of(case)
     states = states_of(case, options)
     for shape in ((3, 23, 1100), (50000,)):
-        pairs = [Pair(shape, dtype, dict.fromkeys(["param", *states], layout))
-                 for layout in list(WRITABLE.values())[:13]]
+        pairs = [
+            Pair(shape, dtype, dict.fromkeys(["param", *states], layout))
+            for layout in list(WRITABLE.values())[:13]
+        ]
         pairs += [mixed_pair(shape, dtype, states) for _ in range(10)]
         check_pairs(case, options, pairs, threads=2)
 
 
-@every_algorithm
+@each_torch_case
 def test_new_states_lie_as_those_of_torch(case):
     for shape in SHAPES:
         for layout in WRITABLE.values():
@@ -156,7 +161,117 @@ def test_new_states_lie_as_those_of_torch(case):
             p.grad = torch.randn(shape)
             strides = []
             for cls in (case.ours, case.theirs):
-                optimizer = cls([p], amsgrad=True)
+                optimizer = cls([p], **all_states_on(case))
                 optimizer.step()
                 strides.append({k: s.stride() for k, s in optimizer.state[p].items()})
             assert strides[0] == strides[1]
+
+
+# ---- memory that several tensors share
+
+
+def view_of(base: Tensor, key: Any) -> Tensor:
+    return base.detach()[key].requires_grad_()
+
+
+@each_case
+def test_c2_interleaved_parameters_with_interleaved_gradients(case):
+    even, odd = (slice(None), slice(0, None, 2)), (slice(None), slice(1, None, 2))
+    for options in case.settings:
+        base, grads = torch.randn(6, 8), torch.randn(3, 6, 8)
+        params = [view_of(base, even), view_of(base, odd)]
+        apart = [p.detach().clone().requires_grad_() for p in params]
+        ours, plain = case.ours(params, **options), case.ours(apart, **options)
+        for grad in grads:
+            for p, separate, key in zip(params, apart, (even, odd), strict=True):
+                p.grad, separate.grad = grad[key], grad[key].clone()
+            ours.step()
+            plain.step()
+            assert all(map(same_bits, params, apart))
+
+
+@each_case
+def test_c2_a_gradient_and_states_between_the_elements_of_their_parameter(case):
+    """No element is shared, though each tensor lies within the bounds of the others."""
+    for options in settings_of(case):
+        names = ["param", "grad", *states_of(case, options)]
+        together = torch.randn(10, len(names)).abs()
+        apart = together.t().contiguous()
+        results = []
+        for tensors in (together.unbind(1), apart.unbind(0)):
+            param, grad, *states = tensors
+            param.requires_grad_().grad = grad
+            optimizer = case.ours([param], **options)
+            state = dict(zip(names[2:], states, strict=True))
+            optimizer.state[param] = {"step": torch.tensor(1.0), **state}
+            optimizer.step()
+            results.append([param, *states])
+        assert all(map(same_bits, *results))
+
+
+def shared(kind: str, dtype: torch.dtype) -> list[Tensor]:
+    """Returns two parameters, one of which shares memory with the other or with its gradient."""
+    base = torch.linspace(-1, 1, 12, dtype=dtype)
+    if kind == "parameters overlap":
+        params = [view_of(base, slice(0, 8)), view_of(base, slice(4, 12))]
+    else:
+        params = [view_of(base, slice(0, 6)), view_of(base, slice(6, 12))]
+    for p in params:
+        p.grad = torch.linspace(1, 2, len(p), dtype=dtype)
+    if kind == "the first is the gradient of the second":
+        params[1].grad = params[0].detach()
+    if kind == "the second is the gradient of the first":
+        params[0].grad = params[1].detach()
+    return params
+
+
+@each_torch_case
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "parameters overlap",
+        "the first is the gradient of the second",
+        "the second is the gradient of the first",
+    ],
+)
+def test_what_shares_memory_is_stepped_in_order_as_by_the_for_loop(case, kind):
+    for options in case.settings:
+        ours, theirs = shared(kind, torch.float64), shared(kind, torch.float64)
+        optimizers = [case.ours(ours, **options), case.theirs(theirs, foreach=False, **options)]
+        for _ in range(3):
+            for optimizer in optimizers:
+                optimizer.step()
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-13)
+
+
+@each_torch_case
+@pytest.mark.filterwarnings("ignore:.*duplicate parameters")
+def test_a_parameter_given_twice_is_stepped_twice_as_by_the_for_loop(case):
+    for options in case.settings:
+        ours, theirs = (torch.linspace(-1, 1, 9, dtype=torch.float64) for _ in range(2))
+        optimizers = []
+        for cls, p in ((case.ours, ours), (case.theirs, theirs)):
+            p.requires_grad_().grad = torch.linspace(2, -1, 9, dtype=torch.float64)
+            optimizers.append(cls([p, p], **options))
+        for _ in range(3):
+            for optimizer in optimizers:
+                optimizer.step()
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-13)
+        assert optimizers[0].state[ours]["step"] == 6
+
+
+@each_case
+def test_c2_unscaled_gradients_are_written_back_in_any_layout(case):
+    for layout, dtype in itertools.product(WRITABLE.values(), DTYPES):
+        values, scaled = torch.randn(2, 3, 4, 5, dtype=dtype), torch.randn(2, 3, 4, 5, dtype=dtype)
+        results = []
+        for placed in (place(scaled, layout), place(scaled, WRITABLE["contiguous"])):
+            param = values.clone().requires_grad_()
+            param.grad = placed.view
+            optimizer = case.ours([param])
+            optimizer.grad_scale = torch.tensor(3.0)
+            optimizer.step()
+            results.append((param.detach(), placed.view))
+            assert placed.neighbours_unchanged()
+            assert not same_bits(placed.view, scaled)
+        assert all(map(same_bits, *results))

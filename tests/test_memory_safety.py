@@ -19,7 +19,7 @@ from tests.cases import Case
 from tests.fuzz import Fuzz
 from tests.guarded import Canaries, GuardedPage
 from tests.oracle import STATES, all_states_on, op_of, op_options
-from tests.support import COMPLEX, REAL, each_case, instruction_sets, params_of, seeded
+from tests.support import COMPLEX, REAL, each_case, instruction_sets, params_of, run_python, seeded
 from tests.unchanged import REFUSALS, Findings, facts, refused
 
 # (parameter, gradient, states): all that are swept in place, and some that go through tiles.
@@ -212,3 +212,64 @@ def test_c4_fuzzed_state_dicts_are_refused_or_can_be_stepped(case: Case) -> None
                 optimizer.step()
     findings.report(at_least=500)
     assert accepted >= 20
+
+
+MEDDLING = """
+import sys, torch
+from tests.bad_inputs import make
+from tests.cases import CASES
+from tests.oracle import all_states_on
+
+case = next(case for case in CASES if str(case) == sys.argv[1])
+
+class Meddler:
+    def __init__(self, meddle): self.meddle = meddle
+    def __float__(self): self.meddle(); return 0.1
+    def __bool__(self): self.meddle(); return True
+    def __len__(self): return 2
+    def __getitem__(self, index): self.meddle(); return 0.5
+
+MEDDLINGS = {
+    "removes groups": lambda o: o.param_groups.clear(),
+    "removes one group": lambda o: o.param_groups.pop(),
+    "adds a group": lambda o: o.param_groups.append({"params": [torch.ones(2)], "lr": 0.1}),
+    "removes parameters": lambda o: [g["params"].clear() for g in o.param_groups],
+    "removes params": lambda o: [g.pop("params", None) for g in o.param_groups],
+    "empties groups": lambda o: [g.clear() for g in o.param_groups],
+    "spoils groups": lambda o: o.param_groups.__setitem__(slice(None), [5, None]),
+    "removes states": lambda o: o.state.clear(),
+    "empties states": lambda o: [s.clear() for s in o.state.values()],
+    "removes gradients": lambda o: o.zero_grad(set_to_none=True),
+    "steps": lambda o: o.step(),
+    "loads": lambda o: o.load_state_dict(case.ours(o.param_groups[0]["params"]).state_dict()),
+}
+def attempt(where, meddle, group):
+    optimizer = make(case, stepped=where != "_new_state")
+    def act():
+        meddle(optimizer)
+    if where == "_new_state":
+        original = optimizer._new_state
+        optimizer._new_state = lambda p, g: (act(), original(p, g))[1]
+    else:
+        optimizer.param_groups[group][where] = Meddler(act)
+    try:
+        optimizer.step()
+    except Exception:
+        pass
+
+count = 0
+for where in ("lr", "eps", "betas", "maximize", "_new_state", *all_states_on(case)):
+    for what, meddle in MEDDLINGS.items():
+        for group in (0, 1):
+            print(f"{where} of group {group} {what}", flush=True)
+            attempt(where, meddle, group)
+            count += 1
+print("done", count)
+"""
+
+
+@each_case
+def test_c4_options_that_meddle_while_they_are_read_do_not_end_the_process(case: Case) -> None:
+    """In a process of its own. They stand, too, for what another thread may do meanwhile."""
+    out = run_python(["-c", MEDDLING, case])  # if it crashes, the last line says where
+    assert int(out.split()[-1]) >= 100

@@ -18,6 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from tests.cases import Case
 from tests.support import (
+    REAL,
     assert_same,
     each_case,
     make_params,
@@ -26,6 +27,7 @@ from tests.support import (
     run_python,
     set_grads,
     snapshot,
+    state_dtypes,
     take_steps,
 )
 
@@ -268,8 +270,10 @@ def test_c22_rejected_steps_leak_nothing(case: Case) -> None:
 # ---- what one step asks for
 
 
-def warm(case: Case, options: dict[str, Any], count: int = 50) -> Any:
-    optimizer = case.ours(make_params([(12, 7)] * count, torch.float32), **options)
+def warm(
+    case: Case, options: dict[str, Any], count: int = 50, dtype: torch.dtype = torch.float32
+) -> Any:
+    optimizer = case.ours(make_params([(12, 7)] * count, dtype), **options)
     set_grads(params_of(optimizer), 3)
     optimizer.step()
     return optimizer
@@ -284,8 +288,14 @@ def is_allocation(event: Any) -> bool:
 def test_c22_a_step_calls_no_aten_op_and_allocates_no_tensor(
     case: Case, fused: bool | None
 ) -> None:
-    for options in (*settings_of(case), {"lr": torch.tensor(0.01)}):
-        optimizer = warm(case, {**options, "fused": fused})
+    mixes = [
+        ({"state_dtype": state_dtype}, dtype)
+        for dtype in (*REAL, torch.complex64)
+        for state_dtype in state_dtypes(dtype)
+    ]
+    given = [*settings_of(case), {"lr": torch.tensor(0.01)}]
+    for options, dtype in [*((options, torch.float32) for options in given), *mixes]:
+        optimizer = warm(case, {**options, "fused": fused}, 20, dtype)
         optimizer.step()
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
             optimizer.step()

@@ -30,9 +30,7 @@ from tests.support import (
 
 SHAPES = ((5, 7), (), (33,), (0,), (2, 3))
 LAST_FLOAT32 = 2**24
-BETA_CASES = tuple(
-    case for case in CASES if "betas" in inspect.signature(case.ours).parameters
-)
+BETA_CASES = tuple(case for case in CASES if "betas" in inspect.signature(case.ours).parameters)
 each_with_betas = pytest.mark.parametrize("case", BETA_CASES, ids=str)
 
 
@@ -116,7 +114,7 @@ EXACT: dict[str, Callable[..., Any]] = {"Adam": exact_adam, "AdamW": exact_adam}
 
 @each_with_betas
 def test_c11_the_bias_correction_is_exact_at_any_count(case: Case) -> None:
-    """A gradient of zero, so that the moments alone decide: the parameter moves by lr times exact."""
+    """With a gradient of zero the moments alone decide; the parameter moves by lr times exact."""
     exact = EXACT[str(case)]
     count = 0
     for t, betas in itertools.product(COUNTS, BETAS):
@@ -178,9 +176,7 @@ def end_under_float32(case: Case, dtype: torch.dtype) -> list[bytes]:
 
 @each_torch_fused_case
 @pytest.mark.parametrize("default", REAL, ids=str)
-def test_state_dtypes_are_torchs_under_any_default_dtype(
-    case: Case, default: torch.dtype
-) -> None:
+def test_state_dtypes_are_torchs_under_any_default_dtype(case: Case, default: torch.dtype) -> None:
     torch.set_default_dtype(default)
     for options in case.settings:
         for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.complex64):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, _get_scalar_dtype
 
 from ._native import C
-from .state import bytes_of, cast_state, state_dtype
+from .state import bytes_of, cast_state, localize, state_dtype
 
 # Interned, so that the native half finds a state by comparing addresses.
 _RULES = {
@@ -59,18 +59,21 @@ class OnePass(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if torch.compiler.is_compiling() or not self._native().step(
-            self.param_groups, self.state, self._new_state, self.grad_scale, self.found_inf
-        ):
+        if torch.compiler.is_compiling() or C.dispatch_mode_is_active():
             self._step_by_op()
+        elif not self._native_step(self.param_groups, self.state):
+            self._step_locally()
         return loss
 
-    def _native(self) -> Any:
+    def _native(self) -> C.Step:
         """Returns the native half, made when it is first needed: it is never pickled or copied."""
-        native = self.__dict__.get("_native_step")
+        native: C.Step | None = self.__dict__.get("_native_half")
         if native is None:
-            native = self.__dict__["_native_step"] = C.Step(self.rule)
+            native = self.__dict__["_native_half"] = C.Step(self.rule)
         return native
+
+    def _native_step(self, groups: list[dict[str, Any]], state: dict[Tensor, Any]) -> bool:
+        return self._native().step(groups, state, self._new_state, self.grad_scale, self.found_inf)
 
     def _torch_step(self, closure: Callable[[], Any] | None) -> Any:
         # torch wraps the step of a class once one of it was made, which would fire hooks twice.
@@ -79,7 +82,31 @@ class OnePass(Optimizer):
             return step.__wrapped__(self, closure)  # type: ignore[attr-defined]
         return step(closure)
 
-    # ---- the step by way of torch's dispatcher: torch.compile, fake tensors, DTensor
+    # ---- the step where tensors are more than memory: DTensor, torch.compile, fake tensors
+
+    def _step_locally(self) -> None:
+        """Takes the step on the local tensors of DTensors, all or nothing like any other."""
+        new: dict[Tensor, Any] = {}
+        local_state: dict[Tensor, Any] = {}
+        local_groups = []
+        for i, group in enumerate(self.param_groups):
+            params = []
+            for k, param in enumerate(group["params"]):
+                name = group["param_names"][k] if "param_names" in group else f"{k} of group {i}"
+                params.append(localize(param, name))
+                if param.grad is None:
+                    continue
+                state = self.state.get(param) or new.setdefault(
+                    param, self._new_state(param, group)
+                )
+                local_state[params[-1]] = {
+                    key: localize(value, name) if isinstance(value, Tensor) else value
+                    for key, value in state.items()
+                }
+            local_groups.append({**group, "params": params})
+        self._native_step(local_groups, local_state)
+        if self.found_inf is None or not self.found_inf:
+            self.state.update(new)
 
     def _step_by_op(self) -> None:
         states, hypers = _RULES[self.rule]
@@ -88,8 +115,6 @@ class OnePass(Optimizer):
             for group in self.param_groups:
                 lists: list[list[Tensor]] = [[] for _ in range(3 + len(states))]
                 self._init_group(group, *lists)
-                if not torch.compiler.is_compiling():
-                    lists = [_plain(tensors) for tensors in lists]
                 options = {
                     name: _option(group, key, index, scheduled)
                     for name, key, index, scheduled in hypers
@@ -250,21 +275,3 @@ def _option(group: dict[str, Any], key: str, index: int, scheduled: bool) -> Any
     # A tensor made from a number that changes is not compiled anew at each change; the bare number,
     # as an argument of the op, would be.
     return value if isinstance(value, Tensor) else torch.zeros((), dtype=torch.float64) + value
-
-
-def _plain(tensors: list[Tensor]) -> list[Tensor]:
-    """Returns what the op takes: the local tensors of DTensors, all others as they are."""
-    from torch._subclasses.fake_tensor import FakeTensor
-    from torch.distributed.tensor import DTensor
-
-    plain = []
-    for tensor in tensors:
-        if isinstance(tensor, DTensor):
-            plain.append(tensor.to_local())
-        elif type(tensor) in (Tensor, torch.nn.Parameter, FakeTensor):
-            plain.append(tensor)
-        else:
-            raise TypeError(
-                f"onepass cannot step a {type(tensor).__name__}, only plain tensors and DTensors"
-            )
-    return plain

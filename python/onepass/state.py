@@ -47,6 +47,27 @@ def cast_state(name: str, value: Any, param: Tensor, dtype: torch.dtype) -> Tens
     return value.detach().to(device=param.device, dtype=dtype, copy=True)
 
 
+def localize(tensor: Tensor, name: str) -> Tensor:
+    """Returns a plain tensor as it is, and of a DTensor the local part with its gradient."""
+    from torch.distributed.tensor import DTensor
+
+    plain = (Tensor, torch.nn.Parameter)
+    grad = tensor.grad
+    if type(tensor) in plain and (grad is None or type(grad) in plain):
+        return tensor
+    if isinstance(tensor, DTensor) and (
+        grad is None or (isinstance(grad, DTensor) and grad.placements == tensor.placements)
+    ):
+        with torch.no_grad():
+            local: Tensor = tensor.to_local()
+            local.grad = grad.to_local() if isinstance(grad, DTensor) else None
+        return local
+    raise TypeError(
+        f"parameter {name} is a {type(tensor).__name__} with a gradient of {type(grad).__name__}; "
+        "onepass takes plain tensors, and DTensors with gradients of the same placement"
+    )
+
+
 def bytes_of(state: Mapping[Any, Mapping[Any, Any]]) -> int:
     """Returns the bytes of all tensors of a state, those that share memory counted once."""
     storages = {

@@ -1,0 +1,262 @@
+"""The table of faults that are planted: slips that optimizers have had, one line each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ADAM, RULE, FLOATS = "csrc/rules/adam.h", "csrc/rules/rule.h", "csrc/storage/floats.h"
+LOOP, LINE, SWEEP = "csrc/sweep/loop.h", "csrc/sweep/line.h", "csrc/sweep/sweep.cpp"
+TASK, CHECKS, PLAN = "csrc/plan_task.cpp", "csrc/plan_validate.cpp", "csrc/plan.cpp"
+OPERAND, RANGES, STEP = "csrc/operand.cpp", "csrc/algorithm.cpp", "csrc/python_step.cpp"
+OPTIMIZER, STATE = "python/onepass/optimizer.py", "python/onepass/state.py"
+
+# Headers whose code is all inlined need only the units that hold their callers.
+USERS = {
+    ADAM: (RANGES,),
+    RULE: (RANGES,),
+    LOOP: (RANGES,),
+    FLOATS: (RANGES, SWEEP),
+    LINE: (SWEEP,),
+    "csrc/operand.h": (CHECKS,),
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]  # those that must notice
+    crashes: bool = False  # memory is left: the process may end before pytest can say so
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def changes(self) -> tuple[Path, ...]:
+        """The units to compile anew."""
+        if not self.file.startswith("csrc/"):
+            return ()
+        return tuple(map(Path, USERS.get(self.file, (self.file,))))
+
+
+def tests(file: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"tests/test_{file}.py::test_{name}" for name in names)
+
+
+ALGORITHMS = tests(
+    "algorithms",
+    "without_memory_the_update_is_exactly_the_gradient_over_its_size_and_eps",
+    "the_first_step_is_the_same_whatever_the_betas",
+    "without_bias_correction_the_first_step_would_be_three_times_as_long",
+    "eps_halves_the_step_of_a_gradient_of_its_size",
+    "decoupled_decay_is_a_factor_whatever_the_gradients",
+    "decouple_lr_decays_by_the_schedule_and_not_by_the_size_of_lr",
+    "eps_root_alone_is_the_textbook_form_with_eps_inside_the_root",
+    "amsgrad_goes_to_the_best_point_where_adam_goes_to_the_worst",
+)
+PARITY = tests("parity", "c1_every_step_is_the_for_loop_step_of_torch_in_float64[AdamW]")
+CORRECTION = tests("steps", "c11_the_bias_correction_is_exact_at_any_count[Adam]")
+DEFAULTS = tests("steps", "state_dtypes_are_torchs_under_any_default_dtype")
+ROUNDING = tests("special_values", "storing_rounds_to_the_nearest_and_ties_to_even")
+SURVIVAL = tests("special_values", "every_16_bit_number_survives_a_step_of_nothing")
+SPECIAL = tests("special_values", "c15_nan_inf_and_denormals_go_as_in_the_for_loop_of_torch")
+ORDERS = tests("sizes", "c14_every_order_of_unequal_sizes[Adam]")
+SHARES = tests("sizes", "c14_sizes_around_the_thresholds_of_the_sweep[2-Adam]")
+LAYOUTS = tests(
+    "layouts",
+    "new_states_lie_as_those_of_torch[Adam]",
+    "c2_a_gradient_and_states_between_the_elements_of_their_parameter[Adam]",
+    "c2_any_layout_of_any_operand_gives_the_contiguous_bits[torch.float32-Adam]",
+)
+MIXED = tests("mixed_dtypes", "each_state_may_have_a_type_of_its_own[Adam]")
+COMPLEX = tests("mixed_dtypes", "c18_complex_numbers_step_as_pairs_of_real_numbers[Adam]")
+UNTOUCHED = tests("arguments_untouched", "c12_gradients_are_never_written[Adam]")
+SKIPPED = tests("amp", "c10_a_skipped_step_changes_nothing[0-Adam]")
+UNSCALED = tests("amp", "c10_the_unscaled_gradient_is_written_back_as_torch_divides")
+ENOUGH = tests("amp", "loading_decides_who_scales", "a_group_that_asks_for_fused_is_enough")
+VERSIONS = tests("autograd_rules", "c13_every_written_tensor_counts_a_version")
+INFERENCE = tests(
+    "autograd_rules", "c13_tensors_of_inference_mode_are_stepped_inside_and_refused_outside"
+)
+TWO_WAYS = tests(
+    "torch_defects", "p14_a_first_step_inside_inference_mode_does_not_spoil_those_outside"
+)
+EXPANDED = tests("torch_defects", "p3_an_expanded_parameter_is_refused")
+FINITE = tests("torch_defects", "p8_float16_parameters_stay_finite")
+RELOAD = tests("torch_defects", "p12_float32_moments_of_a_16_bit_parameter_survive_a_reload")
+REFUSED = tests("exception_safety", "c3_a_refused_step_changes_nothing[Adam]")
+GROUP = tests("exception_safety", "c3_a_refused_group_is_not_added[Adam]")
+HYPERS = tests("hyperparameters", "c23_the_step_refuses[native-Adam]")
+OPTIONS = tests("torch_defects", "p11_wrong_options_that_are_loaded_or_set_are_refused")
+GROUPS = tests("drop_in", "every_group_keeps_its_own_settings")
+BEHIND = tests("torch_defects", "p7_a_bad_state_behind_a_good_one_leaves_the_good_one_alone")
+ALIASES = tests("checkpoints", "loaded_state_shares_no_memory_with_its_source")
+NOT_LOADED = tests("loading_hostile", "c5_a_wrong_entry_is_refused_or_right[torch.float32-Adam]")
+IN_ORDER = tests(
+    "shared_memory",
+    "tensors_that_share_memory_are_stepped_in_order[overlapping_parameters-Adam]",
+    "tensors_that_share_memory_are_stepped_in_order[gradient_is_the_parameter_before-Adam]",
+)
+NEVER_STALE = tests("shared_memory", "memory_that_comes_to_be_shared_later_is_noticed[Adam]")
+STATES_SHARED = tests(
+    "shared_memory", "a_gradient_that_is_a_state_of_the_parameter_before_is_read_after_it"
+)
+THE_OP = tests(
+    "ops", "the_op_skips_where_found_inf_is_set", "the_op_does_what_the_step_does_bit_for_bit"
+)
+
+FORMULAS = (
+    Fault("the count is off by one in a correction", ADAM,
+          "bias_correction1 = 1.0 - power(h.beta1, t);",
+          "bias_correction1 = 1.0 - power(h.beta1, t + 1.0);", ALGORITHMS),
+    Fault("a correction is missing", ADAM, "bias_correction2 = 1.0 - power(h.beta2, t);",
+          "bias_correction2 = 1.0;", ALGORITHMS),
+    Fault("a correction is rounded to float", ADAM, "bias_correction2 = 1.0 - power(h.beta2, t);",
+          "bias_correction2 = 1.0f - static_cast<float>(power(h.beta2, t));", CORRECTION),
+    Fault("the wrong beta", ADAM, "one_minus_beta2 = Real(1.0 - h.beta2);",
+          "one_minus_beta2 = Real(1.0 - h.beta1);", ALGORITHMS),
+    Fault("1 - beta2 in float", ADAM, "one_minus_beta2 = Real(1.0 - h.beta2);",
+          "one_minus_beta2 = Real(1) - Real(h.beta2);", PARITY),
+    Fault("the root twice", ADAM, "std::sqrt(v_used + eps_root) *",
+          "std::sqrt(std::sqrt(v_used + eps_root)) *", ALGORITHMS),
+    Fault("eps inside the root", ADAM, "std::sqrt(v_used + eps_root) * v_scale + eps;",
+          "std::sqrt(v_used + eps_root + eps) * v_scale;", ALGORITHMS),
+    Fault("eps_root is not corrected", ADAM, "Real(h.eps_root * bias_correction2)",
+          "Real(h.eps_root)", ALGORITHMS),
+    Fault("AMSGrad's maximum is not written back", ADAM, "v_used = states[2] = maximum(",
+          "v_used = maximum(", ALGORITHMS),
+    Fault("AMSGrad's maximum forgets NaN", RULE, "(a > b || a != a) ? a : b", "a > b ? a : b",
+          SPECIAL),
+    Fault("coupled decay for decoupled", ADAM, "decoupled = h.decoupled_weight_decay != 0.0;",
+          "decoupled = false;", ALGORITHMS),
+    Fault("decay after the update", ADAM, "return p * keep - step_size * m / denominator;",
+          "return (p - step_size * m / denominator) * keep;", PARITY),
+    Fault("decay that ignores the schedule", RULE, "(initial_lr == 0.0 ? 1.0 : lr / initial_lr)",
+          "lr", ALGORITHMS),
+    Fault("states swapped", ADAM, "&m = states[0], &v = states[1];",
+          "&m = states[1], &v = states[0];", PARITY),
+    Fault("lerp that is not exact at its end", RULE,
+          "weight < Real(0.5) ? from + weight * difference",
+          "weight < Real(2) ? from + weight * difference", ALGORITHMS),
+    Fault("powers of a count that wraps", RULE, "static_cast<unsigned long long>(exponent)",
+          "static_cast<unsigned short>(exponent)", CORRECTION),
+    Fault("maximize ignored", LOOP, "stretch.maximize ? Real(-1) : Real(1)", "Real(1)", PARITY),
+    Fault("the gradient is written", LOOP, "encode(updated, param[i]);",
+          "encode(updated, param[i]), const_cast<Grad*>(grad)[i] = {};", UNTOUCHED),
+    Fault("a loop that drops the tail", LOOP, "for (std::int64_t i = 0; i < stretch.size; ++i) {",
+          "for (std::int64_t i = 0; i < (stretch.size | 3) - 3; ++i) {", ORDERS),
+)  # fmt: skip
+
+MEMORY = (
+    Fault("bfloat16 is cut off", FLOATS, "(bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;",
+          "bits >> 16;", ROUNDING),
+    Fault("bfloat16 ties go up", FLOATS, "(bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;",
+          "(bits + 0x8000u) >> 16;", ROUNDING),
+    Fault("float16 subnormals are flushed when loaded", FLOATS,
+          "magnitude < (1u << 23) ? subnormal : normal;", "magnitude < (1u << 23) ? 0u : normal;",
+          SURVIVAL),
+    Fault("float16 subnormals are flushed when stored", FLOATS,
+          "magnitude < (113u << 23) ? subnormal : normal;",
+          "magnitude < (113u << 23) ? 0u : normal;", SURVIVAL),
+    Fault("an empty tensor ends the list", LINE, "if (begin < stop) visit(",
+          "if (begin >= stop) return; visit(", ORDERS),
+    Fault("the last tensor is skipped", SWEEP, "total = ends.empty() ? 0 : ends.back();",
+          "total = ends.size() < 2 ? ends.back() : ends[ends.size() - 2];", ORDERS),
+    Fault("every thread starts at the tensor's beginning", SWEEP,
+          "sweep_task(tasks[k], from, to);", "sweep_task(tasks[k], 0 * from, to);", SHARES),
+    Fault("states are not moved on with the parameter", SWEEP,
+          "stretch.states[k] = element(task.states[k], begin);",
+          "stretch.states[k] = element(task.states[k], 0);", SHARES),
+    Fault("only whole tiles", SWEEP,
+          "for (std::int64_t first = begin; first < end; first += kTile)",
+          "for (std::int64_t first = begin; first + kTile <= end; first += kTile)", LAYOUTS),
+    Fault("strides ignored", SWEEP, "return strides_[last_]; }", "return 1; }", LAYOUTS),
+    Fault("the unscaled gradient is not written back", SWEEP,
+          "grad.store(task, task.grad, first, size);", "", UNSCALED),
+    Fault("other strides are taken for the parameter's", TASK,
+          "a.stride(dim) != b.stride(dim)) return false;",
+          "a.stride(dim) != b.stride(dim)) return true;", LAYOUTS),
+    Fault("only the real parts", TASK, "const int pair = tensors.param->is_complex() ? 2 : 1;",
+          "const int pair = 1;", COMPLEX),
+    Fault("float64 states are swept in float32", TASK,
+          "wide |= task.states[k].type == Float::kFloat64;", "wide |= false;", MIXED),
+    Fault("states are not among what is written", TASK,
+          "written_.insert(written_.end(), spans + 2, spans + 2 + task.state_count);", "",
+          STATES_SHARED),
+    Fault("maximize of the first group for all", TASK, "task.maximize = group.maximize;",
+          "task.maximize = groups_.front().maximize;", GROUPS),
+    Fault("hyper-parameters of the first group for all", PLAN,
+          "key{entry.group, step, arithmetic};", "key{0, step, arithmetic};", GROUPS),
+)  # fmt: skip
+
+PROMISES = (
+    Fault("no version of the parameter is counted", PLAN,
+          "tensors.param->unsafeGetTensorImpl()->bump_version();", "", VERSIONS),
+    Fault("no version of the states is counted", PLAN,
+          "tensors.states[state]->unsafeGetTensorImpl()->bump_version();", "(void)state;",
+          VERSIONS),
+    Fault("overlapping parameters are swept at once", PLAN, "in_order_ = writes_overlap_;",
+          "in_order_ = false;", IN_ORDER),
+    Fault("gradients that are parameters are swept at once", PLAN,
+          "return next != written_sorted_.begin() && std::prev(next)->end > grad.begin;",
+          "return false;", IN_ORDER),
+    Fault("what shared no memory is taken never to", PLAN, "if (written_ != written_before_) {",
+          "if (written_before_.empty()) {", NEVER_STALE),
+    Fault("steps are counted before the check", CHECKS,
+          "const std::size_t count = entries_.size();",
+          "auto count = entries_.size(); for (auto& e : entries_) count_step(*e.tensors.step);",
+          BEHIND),
+    Fault("a parameter may share memory with its states", "csrc/operand.h",
+          "begin < other.end && other.begin < end;", "begin == other.begin;", REFUSED),
+    Fault("elements may share memory", OPERAND, "if (tensor.stride(dim) <= reach) return true;",
+          "", EXPANDED),
+    Fault("any shape of as many elements", OPERAND,
+          "tensor.sizes() == param.sizes(), subject.text(), \" has shape",
+          "tensor.numel() == param.numel(), subject.text(), \" has shape", REFUSED),
+    Fault("the size of the storage is not looked at", OPERAND,
+          "offset + extent <= storage.nbytes(),", "offset <= offset + extent,", REFUSED,
+          crashes=True),
+    Fault("negative steps", OPERAND, "if (value >= 0.0f && value <= kLast &&",
+          "if (value <= kLast &&", REFUSED),
+    Fault("inference tensors anywhere", OPERAND,
+          "!tensor.is_inference() || c10::InferenceMode::is_enabled()", "true", INFERENCE),
+    Fault("a beta of 1", RANGES, "Range::kBelowOne ? value < 1.0",
+          "Range::kBelowOne ? value <= 1.0", HYPERS),
+    Fault("NaN is in every range", RANGES, "return value >= 0.0 && (",
+          "return !(value < 0.0) && (value != value ||", OPTIONS),
+    Fault("found_inf ignored", STEP, ".value_or(0.0) != 0.0) return true;",
+          ".value_or(0.0) != 0.0) found_inf.ptr();", SKIPPED),
+    Fault("found_inf ignored by the op", "csrc/ops.cpp", "if (arguments.is_skipped()) return;",
+          "arguments.is_skipped();", THE_OP),
+    Fault("new states stay after a refusal", STEP,
+          "  plan_.validate(ParameterNames(groups.ptr()));\n  new_states.keep();",
+          "  new_states.keep();\n  plan_.validate(ParameterNames(groups.ptr()));", EXPANDED),
+)  # fmt: skip
+
+PYTHON = (
+    Fault("loaded states are those of the source", STATE, "dtype=dtype, copy=True)",
+          "dtype=dtype)", ALIASES),
+    Fault("a loaded step is that of the source", OPTIMIZER, ".to(device, copy=True)",
+          ".to(device)", ALIASES),
+    Fault("state_dtype ignored when loading", OPTIMIZER,
+          "dtype = state_dtype(param, {**self.defaults, **group})", "dtype = param.dtype", RELOAD),
+    Fault("a refused load leaves its states", OPTIMIZER, "self.__dict__.update(before)", "pass",
+          NOT_LOADED),
+    Fault("a refused group stays", OPTIMIZER, "self.param_groups.pop()", "pass", GROUP),
+    Fault("steps are counted in the default dtype", OPTIMIZER,
+          "_get_scalar_dtype(is_fused=group[\"fused\"])", "torch.get_default_dtype()", DEFAULTS),
+    Fault("float16 parameters have float16 states", STATE,
+          "return torch.float32 if param.dtype == torch.float16 else param.dtype",
+          "return param.dtype", FINITE),
+    Fault("states of inference mode", OPTIMIZER, "with torch.inference_mode(False):", "if True:",
+          TWO_WAYS),
+    Fault("all groups must ask for fused", OPTIMIZER, "return any(group.get(\"fused\")",
+          "return all(group.get(\"fused\")", ENOUGH),
+    Fault("new states are contiguous", OPTIMIZER, "torch.preserve_format",
+          "torch.contiguous_format", LAYOUTS),
+)  # fmt: skip
+
+FAULTS = (*FORMULAS, *MEMORY, *PROMISES, *PYTHON)

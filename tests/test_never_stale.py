@@ -1,0 +1,178 @@
+"""Whatever changes between two steps is seen by the second."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.cases import Case
+from tests.support import (
+    assert_alike,
+    assert_steps_like_double,
+    both,
+    copies,
+    each_case,
+    each_torch_case,
+    params_of,
+    randn,
+    raw,
+    set_grads,
+    step_both,
+    take_steps,
+)
+
+
+def second_of(optimizer: Any) -> Tensor:
+    return params_of(optimizer)[2]
+
+
+def load(optimizer: Any) -> None:
+    saved = copy.deepcopy(optimizer.state_dict())
+    for state in saved["state"].values():
+        for name, value in state.items():
+            state[name] = value + 1
+    optimizer.load_state_dict(saved)
+
+
+def replace_parameter(optimizer: Any) -> None:
+    fresh = randn(second_of(optimizer).shape, torch.float64, 88).requires_grad_()
+    optimizer.param_groups[0]["params"][2] = fresh
+
+
+def replace_all_parameters(optimizer: Any) -> None:
+    """As FSDP and others do: new tensors, under which the state is put too."""
+    group = optimizer.param_groups[0]
+    fresh = copies(group["params"])
+    for old, new in zip(group["params"], fresh, strict=True):
+        if old in optimizer.state:
+            optimizer.state[new] = optimizer.state.pop(old)
+    group["params"][:] = fresh
+
+
+def set_data(optimizer: Any, tensor: Tensor) -> None:
+    second_of(optimizer).data = tensor
+
+
+def state_of(optimizer: Any) -> dict[str, Any]:
+    state: dict[str, Any] = optimizer.state[second_of(optimizer)]
+    return state
+
+
+def moment_of(optimizer: Any) -> str:
+    return next(name for name in state_of(optimizer) if name != "step")
+
+
+def new_list(optimizer: Any) -> None:
+    group = optimizer.param_groups[0]
+    group["params"] = list(reversed(group["params"]))
+
+
+def new_groups(optimizer: Any) -> None:
+    (group,) = optimizer.param_groups
+    params = group["params"]
+    optimizer.param_groups = [
+        {**group, "params": params[:2]},
+        {**group, "params": params[2:], "lr": 0.5},
+    ]
+
+
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "load_state_dict": load,
+    "state cleared": lambda o: o.state.clear(),
+    "state of one parameter dropped": lambda o: o.state.pop(second_of(o)),
+    "state of one parameter emptied": lambda o: state_of(o).clear(),
+    "state tensor replaced": lambda o: state_of(o).update({moment_of(o): torch.ones(33).double()}),
+    "state tensor written": lambda o: state_of(o)[moment_of(o)].fill_(0.25),
+    "state tensor .data": lambda o: setattr(
+        state_of(o)[moment_of(o)], "data", torch.full((33,), 0.5, dtype=torch.float64)
+    ),
+    "state dict replaced": lambda o: o.state.update({second_of(o): dict(state_of(o))}),
+    "step replaced": lambda o: state_of(o).update({"step": torch.tensor(41.0)}),
+    "step written": lambda o: state_of(o)["step"].fill_(17.0),
+    "step of other dtype": lambda o: state_of(o).update(
+        {"step": torch.tensor(41.0, dtype=torch.float64)}
+    ),
+    "p.data = new": lambda o: set_data(o, torch.ones(33, dtype=torch.float64)),
+    "p.data = view": lambda o: set_data(o, randn((70,), torch.float64, 3)[1:67:2]),
+    "p.set_": lambda o: second_of(o).data.set_(randn((33,), torch.float64, 4)),
+    "parameter written": lambda o: second_of(o).data.mul_(2),
+    "parameter replaced": replace_parameter,
+    "all parameters replaced": replace_all_parameters,
+    "list reversed": new_list,
+    "groups replaced": new_groups,
+    "frozen": lambda o: second_of(o).requires_grad_(False),
+    "lr": lambda o: o.param_groups[0].update(lr=0.5),
+    "lr tensor": lambda o: o.param_groups[0].update(lr=torch.tensor(0.5).double()),
+    "weight_decay": lambda o: o.param_groups[0].update(weight_decay=0.25),
+    "maximize": lambda o: o.param_groups[0].update(maximize=True),
+    "parameter removed": lambda o: o.param_groups[0]["params"].pop(),
+}
+
+
+@each_torch_case
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_changes_between_steps_is_seen(case: Case, change: Callable[[Any], Any]) -> None:
+    for options in case.settings:
+        ours, theirs = both(case, **options)
+        step_both(ours, theirs, 2)
+        before = raw(params_of(ours)[0])
+        for optimizer in (ours, theirs):
+            change(optimizer)
+        step_both(ours, theirs, 3, first=2)
+        assert raw(params_of(ours)[0]) != before
+
+
+@each_torch_case
+def test_gradients_are_read_anew_at_every_step(case: Case) -> None:
+    """A new tensor, the same one written, another layout, none at all."""
+    ours, theirs = both(case)
+    for optimizer in (ours, theirs):
+        take_steps(optimizer, 2)
+        param = params_of(optimizer)[0]
+        param.grad.fill_(0.5)
+        optimizer.step()
+        param.grad = randn((7, 5), torch.float64, 5).t()
+        optimizer.step()
+        param.grad = torch.ones((), dtype=torch.float64).expand(5, 7)
+        optimizer.step()
+        second_of(optimizer).grad = None
+        optimizer.step()
+    assert_alike(ours, theirs)
+
+
+@each_case
+def test_a_model_moved_to_another_dtype_goes_on_in_it(case: Case) -> None:
+    """torch's for-loop raises in the middle; ours keeps the states as they are and goes on."""
+    for dtype in (torch.float64, torch.bfloat16, torch.float16):
+        model = torch.nn.Linear(5, 3)
+        optimizer = case.ours(model.parameters(), lr=0.1)
+        take_steps(optimizer, 2)
+        model.to(dtype)
+        set_grads(params_of(optimizer), 5)
+        before = [p.detach().clone() for p in model.parameters()]
+        if case.theirs is not None:
+            assert_steps_like_double(case, optimizer, dtype)
+        else:
+            optimizer.step()
+        for param, old in zip(model.parameters(), before, strict=True):
+            assert param.dtype == dtype and not torch.equal(param, old)
+            assert all(v.dtype == torch.float32 for v in optimizer.state[param].values())
+
+
+@each_torch_case
+def test_frozen_and_unfrozen_parameters_step_as_in_torch(case: Case) -> None:
+    ours, theirs = both(case)
+    for number in range(6):
+        for optimizer in (ours, theirs):
+            set_grads(params_of(optimizer), number)
+            frozen = number in (0, 1, 4)
+            second_of(optimizer).requires_grad_(not frozen)
+            if frozen:
+                second_of(optimizer).grad = None
+            optimizer.step()
+        assert_alike(ours, theirs, number)

@@ -1,0 +1,77 @@
+"""The house stays simple: every algorithm is in every table, and nothing outgrows its budget."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import onepass
+from onepass._native import C
+from tests import reference
+from tests.cases import CASES
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted(
+    path
+    for folder, pattern in (("csrc", "*.h"), ("csrc", "*.cpp"), ("python", "*.py"))
+    for path in (ROOT / folder).rglob(pattern)
+)
+
+
+def test_every_rule_has_one_class_one_case_and_one_reference() -> None:
+    rules = [name for name, _, _ in C.rules()]
+    assert rules == [case.ours.rule for case in CASES]
+    assert rules == [case.reference.__name__ for case in CASES]
+    classes = [getattr(onepass, name) for name in onepass.__all__]
+    assert {cls for cls in classes if isinstance(cls, type)} == {case.ours for case in CASES}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_class_has_an_op_and_a_place_in_the_readme(case) -> None:
+    import torch
+
+    assert hasattr(torch.ops.onepass, case.ours.rule + "_")
+    assert case.ours.__name__ in (ROOT / "README.md").read_text()
+    assert case.ours.__name__ in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_docstring_says_what_a_user_asks(case) -> None:
+    for part in ("Args:", "State:", "Raises:", "Source:", "Differs from torch.optim", "Example:"):
+        assert part in case.ours.__doc__, part
+    documented = re.findall(r"^        (\w+): ", case.ours.__doc__, re.MULTILINE)
+    arguments = list(case.ours.__init__.__annotations__)
+    assert set(arguments) - {"return"} <= set(documented)
+
+
+def test_adam_is_computed_in_one_place() -> None:
+    with_roots = [
+        path.relative_to(ROOT).as_posix()
+        for path in SOURCES
+        if path.suffix != ".py" and re.search(r"sqrt\(", path.read_text())
+    ]
+    assert with_roots == ["csrc/rules/adam.h"]
+
+
+def test_rule_bodies_have_at_most_a_dozen_lines() -> None:
+    for path in (ROOT / "csrc" / "rules").glob("*.h"):
+        for body in re.findall(r"operator\(\)\(.*?\n    }\n", path.read_text(), re.DOTALL):
+            assert body.count("\n") - 2 <= 12, path
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_no_source_has_more_than_300_lines(path) -> None:
+    assert len(path.read_text().splitlines()) <= 300
+
+
+def test_rule_headers_include_nothing_but_each_other_and_portable() -> None:
+    for path in (ROOT / "csrc" / "rules").glob("*.h"):
+        own = re.findall(r'#include "(.*)"', path.read_text())
+        assert all(name == "../portable.h" or "/" not in name for name in own), path
+
+
+def test_the_reference_never_sees_our_code() -> None:
+    text = Path(reference.__file__).read_text()
+    assert not re.search(r"^\s*(import|from) (onepass|torch)", text, re.MULTILINE)

@@ -1,0 +1,165 @@
+"""What wraps an optimizer in torch itself: checkpoints, ZeRO, steps in backward, averages."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from tests.cases import Case
+from tests.support import (
+    assert_same,
+    each_case,
+    make_params,
+    numbers,
+    params_of,
+    randn,
+    raw,
+    set_grads,
+    snapshot,
+    take_steps,
+)
+
+# torch's own warning, where torch.distributed.optim is imported.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.[a-z_]+. is deprecated")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    store = dist.FileStore(str(tmp_path_factory.mktemp("group") / "store"), 1)
+    dist.init_process_group(
+        "gloo", store=store, rank=0, world_size=1, timeout=timedelta(seconds=60)
+    )
+    yield
+    dist.destroy_process_group()
+
+
+def model() -> torch.nn.Module:
+    torch.manual_seed(3)
+    return torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Tanh(), torch.nn.Linear(5, 2))
+
+
+def learn(net: Any, optimizer: Any, steps: int, first: int = 0) -> None:
+    for number in range(first, first + steps):
+        optimizer.zero_grad()
+        net(randn((3, 4), torch.float32, number)).square().sum().backward()
+        optimizer.step()
+
+
+@each_case
+def test_a_step_at_a_rate_of_zero_along_zeros_makes_states_and_moves_nothing(case: Case) -> None:
+    """So does torch's distributed checkpointing make states before it loads."""
+    for options in (*case.settings, *case.extras):
+        for lr in (0.0, torch.tensor(0.0)):
+            optimizer = case.ours(make_params(((3, 4), (), (7,))), **options)
+            before = [raw(param) for param in params_of(optimizer)]
+            optimizer.param_groups[0]["lr"] = lr
+            for param in params_of(optimizer):
+                param.grad = torch.zeros_like(param)
+            optimizer.step(closure=None)
+            assert [raw(param) for param in params_of(optimizer)] == before, options
+            assert len(optimizer.state) == 3
+
+
+@each_case
+@pytest.mark.parametrize("flat", (False, True))
+def test_distributed_checkpointing_saves_and_loads_the_state(case: Case, flat: bool) -> None:
+    how = StateDictOptions(flatten_optimizer_state_dict=flat)
+    for options in (*case.settings, *case.extras, {"state_dtype": torch.bfloat16}):
+        net = model()
+        optimizer = case.ours(net.parameters(), **options)
+        learn(net, optimizer, 3)
+        saved = copy.deepcopy(get_optimizer_state_dict(net, optimizer, options=how))
+        other_net = copy.deepcopy(net)
+        other = case.ours(other_net.parameters(), **options)
+        set_optimizer_state_dict(other_net, other, saved, options=how)
+        for each_net, each in ((net, optimizer), (other_net, other)):
+            learn(each_net, each, 2, first=3)
+        assert_same(numbers(other), numbers(optimizer), options)
+
+
+@each_case
+def test_the_state_of_an_optimizer_that_never_stepped_can_be_had(case: Case) -> None:
+    net = model()
+    before = [raw(param) for param in net.parameters()]
+    saved = get_optimizer_state_dict(net, case.ours(net.parameters()))
+    assert saved["state"].keys() == {name for name, _ in net.named_parameters()}
+    assert [raw(param) for param in net.parameters()] == before
+
+
+@each_case
+def test_zero_redundancy_optimizer_takes_the_class(case: Case) -> None:
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    for options in (*case.settings, *case.extras):
+        net, plain_net = model(), model()
+        wrapped = ZeroRedundancyOptimizer(
+            net.parameters(), optimizer_class=case.ours, **{"lr": 1e-3, **options}
+        )
+        plain = case.ours(plain_net.parameters(), **{"lr": 1e-3, **options})
+        learn(net, wrapped, 3)
+        learn(plain_net, plain, 3)
+        for a, b in zip(net.parameters(), plain_net.parameters(), strict=True):
+            assert raw(a) == raw(b), options
+
+
+@each_case
+def test_steps_in_backward_are_steps_after_it(case: Case) -> None:
+    from torch.distributed.optim import _apply_optimizer_in_backward
+
+    for options in (*case.settings, *case.extras):
+        net, plain_net = model(), model()
+        _apply_optimizer_in_backward(case.ours, net.parameters(), options)
+        plain = case.ours(plain_net.parameters(), **options)
+        for number in range(3):
+            net(randn((3, 4), torch.float32, number)).square().sum().backward()
+        learn(plain_net, plain, 3)
+        for a, b in zip(net.parameters(), plain_net.parameters(), strict=True):
+            assert raw(a) == raw(b), options
+
+
+@each_case
+def test_averages_of_the_model_see_its_steps(case: Case) -> None:
+    net = model()
+    optimizer = case.ours(net.parameters(), lr=0.1)
+    averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.5))
+    want = [param.detach().clone() for param in net.parameters()]
+    for number in range(3):
+        learn(net, optimizer, 1, number)
+        averaged.update_parameters(net)
+        for w, param in zip(want, net.parameters(), strict=True):
+            w.copy_(param.detach() if number == 0 else w.lerp(param.detach(), 0.5))
+    for a, w, param in zip(averaged.parameters(), want, net.parameters(), strict=True):
+        torch.testing.assert_close(a.detach(), w)
+        assert not torch.equal(a, param)
+
+
+@each_case
+def test_a_wrapped_step_method_is_still_the_step(case: Case) -> None:
+    """As accelerate does under a scaler: an attribute of the instance in the method's place."""
+    optimizer, plain = (case.ours(make_params(((3, 4),))) for _ in range(2))
+    calls = []
+    method = optimizer.step
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return method(*args, **kwargs)
+
+    optimizer.step = counted
+    for each in (optimizer, plain):
+        take_steps(each, 3)
+    assert len(calls) == 3
+    assert_same(snapshot(optimizer), snapshot(plain))
+    set_grads(params_of(optimizer), 1)
+    assert copy.deepcopy(optimizer).step != counted
