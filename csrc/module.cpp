@@ -115,6 +115,8 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init<const std::string&>(), py::arg("algorithm"))
       .def("step", &PythonStep::step, py::arg("groups"), py::arg("state"), py::arg("new_state"),
            py::arg("grad_scale"), py::arg("found_inf"))
+      .def("rehearse", &PythonStep::rehearse, py::arg("groups"), py::arg("state"),
+           py::arg("new_state"))
       .def("check", &PythonStep::check, py::arg("groups"), py::arg("state"),
            py::arg("first_group") = 0);
   m.def("dispatch_mode_is_active", &dispatch_mode_is_active);

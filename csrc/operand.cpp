@@ -152,7 +152,7 @@ void check_kind(const at::TensorBase& tensor, const Subject& subject) {
   TORCH_CHECK(!is_lazy(tensor), subject.text(), " is a lazily conjugated or negated view, which ",
               "cannot be updated in place: call .resolve_conj().resolve_neg()");
   TORCH_CHECK(false, subject.text(), " is a tensor of a kind that onepass does not know (",
-              tensor.key_set(), ")");
+              tensor.key_set(), "); pass a plain tensor");
 }
 
 void check_matches(const at::TensorBase& tensor, const at::TensorBase& param,

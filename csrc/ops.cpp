@@ -73,6 +73,13 @@ class Arguments {
 
   std::size_t size() const { return lists_[0].size(); }
 
+  void check_on_meta(std::size_t k) const {
+    for (std::size_t list = 0; list + 1 < lists_.size(); ++list)
+      TORCH_CHECK(lists_[list].empty() || lists_[list][k].is_meta(), row_.name, "_: tensor ", k,
+                  " of list ", list, " is on ", lists_[list][k].device(),
+                  ", but others of this call are on meta; move them to one device");
+  }
+
   Tensors tensors(std::size_t k) const {
     Tensors tensors{&lists_[0][k], &lists_[1][k], &lists_.back()[k]};
     int count = 0;
@@ -123,11 +130,13 @@ void run_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   plan.sweep();
 }
 
-// The shapes do not change and nothing is returned: there is nothing to infer.
+// The shapes do not change and nothing is returned: there is nothing to infer. One tensor on meta
+// among others brings a call here, which must not pass for a step.
 void run_on_meta(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const std::size_t count = op.schema().arguments().size();
   const Arguments arguments(algorithm_of(op), *stack, count);
   torch::jit::drop(*stack, count);
+  for (std::size_t k = 0; k < arguments.size(); ++k) arguments.check_on_meta(k);
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 
 #include <c10/util/Exception.h>
 
+#include <ranges>
+
 namespace onepass {
 
 PyObject* interned(const char* text) {
@@ -90,7 +92,8 @@ std::string ParameterNames::parameter(int group, int index) const {
 NewStates::~NewStates() {
   if (entries_.empty()) return;
   const py::error_scope error_on_its_way;
-  for (const auto& [param, before] : entries_) {
+  // Backwards: a parameter that is listed twice was given a state twice.
+  for (const auto& [param, before] : std::views::reverse(entries_)) {
     const int failed = before ? PyDict_SetItem(state_, param.ptr(), before.ptr())
                               : PyDict_DelItem(state_, param.ptr());
     if (failed != 0) PyErr_Clear();

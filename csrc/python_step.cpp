@@ -74,17 +74,7 @@ bool PythonStep::step(const py::list& groups, const py::dict& state, const py::f
                     "Invalid grad_scale: ", scale.value_or(0.0),
                     " (it must be positive and finite)");
   grad_scale_ = scale.value_or(0.0);
-  first_group_ = 0;
-
-  read_groups(groups.ptr());
-  if (!gather(groups.ptr(), state.ptr(), Look::kAtGradients)) return false;
-  NewStates new_states(state.ptr());
-  if (!stateless_.empty()) {
-    for (const auto& [param, group] : stateless_) new_states.insert(param, new_state(param, group));
-    if (!gather(groups.ptr(), state.ptr(), Look::kAtGradients)) return false;
-  }
-  plan_.validate(ParameterNames(groups.ptr()));
-  new_states.keep();
+  if (!prepare(groups.ptr(), state.ptr(), new_state)) return false;
   plan_.commit();
   if (plan_.elements() <= kReleaseThreshold) {
     plan_.sweep();
@@ -93,6 +83,28 @@ bool PythonStep::step(const py::list& groups, const py::dict& state, const py::f
     const py::gil_scoped_release others_may_run;
     plan_.sweep();
   }
+  return true;
+}
+
+bool PythonStep::rehearse(const py::list& groups, const py::dict& state,
+                          const py::function& new_state) {
+  const Session session(*this);
+  grad_scale_ = 0.0;
+  return prepare(groups.ptr(), state.ptr(), new_state);
+}
+
+// Gathers and validates everything. States are made on the way, and kept if nothing is refused.
+bool PythonStep::prepare(PyObject* groups, PyObject* state, const py::function& new_state) {
+  first_group_ = 0;
+  read_groups(groups);
+  if (!gather(groups, state, Look::kAtGradients)) return false;
+  NewStates new_states(state);
+  if (!stateless_.empty()) {
+    for (const auto& [param, group] : stateless_) new_states.insert(param, new_state(param, group));
+    if (!gather(groups, state, Look::kAtGradients)) return false;
+  }
+  plan_.validate(ParameterNames(groups));
+  new_states.keep();
   return true;
 }
 
@@ -136,7 +148,9 @@ double PythonStep::read_hyper(PyObject* group, std::size_t which, int index) con
   py::object item;
   if (hyper.index >= 0) {
     item = py::reinterpret_steal<py::object>(PySequence_GetItem(value, hyper.index));
-    if (!item) throw py::error_already_set();
+    if (!item) PyErr_Clear();
+    TORCH_CHECK_VALUE(item, "'", hyper.key, "' of parameter group ", index,
+                      " must be a tuple of numbers, got ", std::string(py::str(py::handle(value))));
     value = item.ptr();
   }
   if (hyper.range == Range::kFlag) return is_true(value) ? 1.0 : 0.0;

@@ -25,6 +25,9 @@ class PythonStep {
   bool step(const py::list& groups, const py::dict& state, const py::function& new_state,
             const py::object& grad_scale, const py::object& found_inf);
 
+  // Refuses what step() would refuse and makes the states that it would make, but takes no step.
+  bool rehearse(const py::list& groups, const py::dict& state, const py::function& new_state);
+
   // Validates the groups from `first_group` on, and the state of all parameters that have one.
   void check(const py::list& groups, const py::dict& state, int first_group);
 
@@ -35,6 +38,7 @@ class PythonStep {
   double read_hyper(PyObject* group, std::size_t which, int index) const;
   Group read_group(PyObject* group, int index) const;
   void read_groups(PyObject* groups);
+  bool prepare(PyObject* groups, PyObject* state, const py::function& new_state);
   bool gather(PyObject* groups, PyObject* state, Look look);
   bool gather_group(PyObject* groups, int index, StateLookup& states, Look look);
   void add_parameter(const at::Tensor& param, PyObject* state, const Subject& subject, Look look);

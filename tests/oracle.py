@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -54,10 +55,16 @@ def op_of(case: Case) -> Any:
     return getattr(torch.ops.onepass, f"{case.ours.rule}_").default
 
 
+@functools.cache
+def op_argument_types(rule: str) -> dict[str, str]:
+    """Returns the types of the op's arguments, such as "Tensor" and "Optional[float]"."""
+    schema = getattr(torch.ops.onepass, f"{rule}_").default._schema
+    return {argument.name: str(argument.type) for argument in schema.arguments}
+
+
 def as_op_argument(case: Case, name: str, value: Any) -> Any:
     """Returns a number as the op's schema wants it: some are tensors."""
-    kinds = {argument.name: str(argument.type) for argument in op_of(case)._schema.arguments}
-    if isinstance(value, (int, float)) and "Tensor" in kinds[name]:
+    if isinstance(value, (int, float)) and "Tensor" in op_argument_types(case.ours.rule)[name]:
         return torch.tensor(value, dtype=torch.float64)
     return value
 

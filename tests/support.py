@@ -78,6 +78,17 @@ def take_steps(optimizer: Any, count: int, first: int = 0) -> None:
         optimizer.step()
 
 
+def groups_of(params: list[Tensor]) -> list[dict[str, Any]]:
+    """Returns parameters of SHAPES as two groups, of which the second has a rate of its own."""
+    return [{"params": params[:3]}, {"params": params[3:], "lr": 0.03}]
+
+
+def after_three_steps(cls: Any, options: dict[str, Any], dtype: torch.dtype) -> Any:
+    optimizer = cls(groups_of(make_params(SHAPES, dtype)), **options)
+    take_steps(optimizer, 3)
+    return optimizer
+
+
 def params_of(optimizer: Any) -> list[Tensor]:
     return [param for group in optimizer.param_groups for param in group["params"]]
 

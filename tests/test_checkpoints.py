@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import copy
-import io
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
-from torch import Tensor
 
 from tests.cases import CASES, Case
 from tests.support import (
     COMPLEX,
     EXTRA_KEYS,
     REAL,
+    SHAPES,
     TORCH_CASES,
+    after_three_steps,
     assert_same,
     assert_steps_like_double,
     each_case,
     each_torch_case,
+    groups_of,
     make_params,
     numbers,
     params_of,
@@ -33,13 +33,6 @@ from tests.support import (
     state_dtypes,
     take_steps,
 )
-
-SHAPES = ((5, 7), (), (33,), (0,), (2, 3, 4))
-KEPT = 3  # parameters of the first group
-
-
-def groups_of(params: list[Tensor]) -> list[dict[str, Any]]:
-    return [{"params": params[:KEPT]}, {"params": params[KEPT:], "lr": 0.03}]
 
 
 def warm_up(optimizer: Any) -> Any:
@@ -122,12 +115,6 @@ def test_c6_resuming_in_another_process_is_bit_exact(tmp_path: Path) -> None:
 
 def dtypes_for_torch() -> tuple[torch.dtype, ...]:
     return (*REAL, *COMPLEX)
-
-
-def after_three_steps(cls: Any, options: dict[str, Any], dtype: torch.dtype) -> Any:
-    optimizer = cls(groups_of(make_params(SHAPES, dtype)), **options)
-    take_steps(optimizer, 3)
-    return optimizer
 
 
 def as_saved(optimizer: Any, case: Case, steps: int = 0) -> dict[str, Any]:
@@ -239,6 +226,31 @@ def test_c7_our_state_dict_has_torchs_keys_dtypes_and_shapes(case: Case) -> None
     assert count >= 30
 
 
+@each_torch_case
+def test_c7_options_that_torch_does_not_know_survive_its_class(case: Case, tmp_path: Path) -> None:
+    count = 0
+    for options in (*case.settings[:3], *case.extras):
+        for state_dtype in (None, *REAL):
+            for dtype in REAL:
+                given = {**options, "state_dtype": state_dtype}
+                ours = after_three_steps(case.ours, given, dtype)
+                theirs = loaded(case.theirs, saved_by_file(as_saved(ours, case), tmp_path / "a"))
+                take_steps(theirs, 1)
+                back = loaded(case.ours, saved_by_file(as_saved(theirs, case), tmp_path / "b"))
+                about = f"{given} {dtype}"
+                for got, want in zip(back.param_groups, ours.param_groups, strict=True):
+                    assert {k: v for k, v in got.items() if k != "params"} == {
+                        k: v for k, v in want.items() if k != "params"
+                    }, about
+                wide = torch.float32 if dtype == torch.float16 else dtype
+                for state in back.state.values():
+                    moments = {v.dtype for name, v in state.items() if name != "step"}
+                    assert moments <= {state_dtype or wide}, about
+                take_steps(back, 1)
+                count += 1
+    assert count >= 60
+
+
 # ---- checkpoints of older versions of torch
 
 
@@ -318,72 +330,3 @@ def test_c7_saved_by_name_loads_by_position_and_keeps_names(case: Case) -> None:
     other.load_state_dict(named.state_dict())
     assert other.param_groups[0]["param_names"] == [f"layer.{k}" for k in range(len(SHAPES))]
     take_steps(other, 1)
-
-
-# ---- loading, copying
-
-
-def storages(value: Any) -> set[int]:
-    if isinstance(value, Tensor):
-        return {value.untyped_storage().data_ptr()} - {0}
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        return {address for item in value for address in storages(item)}
-    return set()
-
-
-@each_case
-@pytest.mark.parametrize("dtype", (*REAL, *COMPLEX), ids=str)
-def test_loaded_state_shares_no_memory_with_its_source(case: Case, dtype: torch.dtype) -> None:
-    for options in (*case.settings, *case.extras):
-        source = after_three_steps(case.ours, {**options, "lr": torch.tensor(0.1)}, dtype)
-        before = snapshot(source)
-        other = case.ours(groups_of(make_params(SHAPES, dtype, seed=2)))
-        state_dict = source.state_dict()
-        other.load_state_dict(state_dict)
-        shared = storages(other.state_dict()) & storages(state_dict)
-        assert not shared, options
-        take_steps(other, 1)
-        other.param_groups[0]["lr"] += 1
-        assert_same(snapshot(source), before, options)
-
-
-@each_case
-def test_a_loaded_lr_tensor_leaves_the_source_its_own(case: Case) -> None:
-    source = case.ours(make_params(SHAPES), lr=torch.tensor(0.1))
-    take_steps(source, 1)
-    other = case.ours(make_params(SHAPES))
-    other.load_state_dict(source.state_dict())
-    other.param_groups[0]["lr"].fill_(0.7)
-    assert float(source.param_groups[0]["lr"]) == pytest.approx(0.1)
-
-
-def pickled(value: Any) -> Any:
-    return pickle.loads(pickle.dumps(value))
-
-
-def reloaded_whole(value: Any) -> Any:
-    file = io.BytesIO()
-    torch.save(value, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)
-
-
-@each_case
-@pytest.mark.parametrize("copied", (copy.deepcopy, pickled, reloaded_whole))
-def test_a_copied_optimizer_goes_on_bit_for_bit_and_alone(case: Case, copied: Any) -> None:
-    for options in (*case.settings, *case.extras):
-        optimizer = after_three_steps(case.ours, options, torch.float32)
-        optimizer.register_step_post_hook(print_nothing)
-        torch.optim.lr_scheduler.LinearLR(optimizer)
-        other = copied(optimizer)
-        take_steps(optimizer, 2, first=9)
-        expected = snapshot(optimizer)
-        take_steps(other, 2, first=9)
-        assert_same(snapshot(other), expected, options)
-        assert_same(snapshot(optimizer), expected, options)
-
-
-def print_nothing(*_: object) -> None:
-    """A hook that pickle finds by its name."""

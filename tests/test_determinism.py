@@ -31,6 +31,7 @@ THREADS = (1, 2, 3, 7, 64)
 # Enough elements that all threads get some, of sizes that no vector divides.
 SHAPES = ((70001,), (), (17,), (0,), (97, 131), (5, 3, 2))
 DIGESTED_SHAPES = ((33000,), (3, 5), ())
+REPEATED_SHAPES = ((40001,), (17,), (31, 33))
 SMALL_SHAPES = ((301,), (), (17,), (0,), (31, 33), (5, 3, 2), (1,))
 MIXES = (  # dtype of the parameters, of the states: swept in place, and through tiles
     (torch.float32, None),
@@ -176,7 +177,7 @@ def digest() -> str:
     """Returns a digest of what all algorithms and settings compute."""
     seen = hashlib.sha256()
     for case in CASES:
-        for options in (*case.settings, *case.extras):
+        for options in options_of(case):
             for dtype, state_dtype in MIXES:
                 given = {**options, "state_dtype": state_dtype}
                 optimizer = with_states_of(case, given, make_params(DIGESTED_SHAPES, dtype))
@@ -200,10 +201,13 @@ def test_c9_three_processes_compute_the_same_bytes() -> None:
 def test_c9_twenty_repeats_compute_the_same_bytes(case: Case) -> None:
     torch.set_num_threads(2)
     count = 0
-    for options in (*case.settings, *case.extras):
-        want = end_of(case, options, make_params(SHAPES))
-        for repeat in range(20):
-            keep = [torch.empty(1 + 97 * repeat) for _ in range(repeat)]  # other addresses
-            assert_same(end_of(case, options, make_params(SHAPES)), want, f"{options} {len(keep)}")
-            count += 1
+    for options in options_of(case):
+        for dtype, state_dtype in (MIXES[0], MIXES[5]):
+            given = {**options, "state_dtype": state_dtype}
+            want = end_of(case, given, make_params(REPEATED_SHAPES, dtype))
+            for repeat in range(20):
+                keep = [torch.empty(1 + 97 * repeat) for _ in range(repeat)]  # other addresses
+                got = end_of(case, given, make_params(REPEATED_SHAPES, dtype))
+                assert_same(got, want, f"{given} {len(keep)}")
+                count += 1
     assert count >= 50

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests import mutants
 from tests.bad_inputs import SHAPE, Bad, make, matches, op_arguments, rows
 from tests.cases import Case
 from tests.oracle import STATES, op_of
@@ -147,3 +148,22 @@ def test_a_wrong_state_dtype_is_refused_by_name_and_value(case: Case) -> None:
     ):
         with pytest.raises(ValueError, match=rf"Invalid state_dtype value: {wrong} \("):
             case.ours([param], state_dtype=wrong)
+
+
+@each_case
+@pytest.mark.parametrize("named", [False, True], ids=["by position", "by name"])
+def test_errors_of_loading_name_the_parameter(case: Case, named: bool) -> None:
+    findings, good = Findings(), make(case, stepped=True).state_dict()
+    for mutation in mutants.entry_mutations(good, [2]):
+        optimizer = make(case, stepped=False, named=named)
+        try:
+            optimizer.load_state_dict(mutants.apply(mutation, good))
+        except REFUSALS as error:
+            with findings.case():
+                where = "parameter 0 of group 1"
+                wanted = f"'third' ({where})" if named else where
+                assert wanted in str(error), f"{mutation[0]}: {wanted} is not in: {error}"
+        except Exception as error:
+            with findings.case():
+                raise AssertionError(f"{mutation[0]}: {type(error).__name__}: {error}") from error
+    findings.report(at_least=50)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from tests.bad_inputs import Mode, op_arguments
 from tests.cases import Case
-from tests.oracle import HYPERS, as_op_argument, op_of
+from tests.oracle import HYPERS, as_op_argument, op_argument_types, op_of
 from tests.support import each_case, each_torch_case
 from tests.unchanged import REFUSALS, Findings, refused
 
@@ -169,6 +170,8 @@ def test_c23_the_op_refuses(case: Case) -> None:
     findings = Findings()
     op = op_of(case)
     for hyper, value in wrong_rows(case):
+        if value is None and "Optional" in op_argument_types(case.ours.rule)[hyper[0]]:
+            continue
         arguments = op_arguments(case)
         arguments["options"][hyper[0]] = as_op_argument(case, hyper[0], value)
         about = f"{hyper[0]}={value!r}"
@@ -248,3 +251,13 @@ def test_an_lr_that_lost_its_memory_is_refused(case: Case) -> None:
         lr.untyped_storage().resize_(size)
         with refused(optimizer, f"{size} bytes"):
             optimizer.step()
+
+
+@each_case
+def test_c23_a_wrong_lr_is_named_where_the_decay_is_decoupled_from_it_too(case: Case) -> None:
+    if "decouple_lr" not in case.ours([param()]).defaults:
+        return
+    for value in (*NUMBERS, *NO_NUMBERS):
+        with pytest.raises(REFUSALS) as caught:
+            case.ours([{"params": [param()], "lr": value, "decouple_lr": True}])
+        assert re.search("learning rate|lr", str(caught.value)), value

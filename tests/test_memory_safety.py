@@ -15,7 +15,7 @@ from torch import Tensor
 from onepass import _C
 from tests import mutants
 from tests.bad_inputs import make, rows
-from tests.cases import Case
+from tests.cases import CASES, Case
 from tests.fuzz import Fuzz
 from tests.guarded import Canaries, GuardedPage
 from tests.oracle import STATES, all_states_on, op_of, op_options
@@ -215,12 +215,10 @@ def test_c4_fuzzed_state_dicts_are_refused_or_can_be_stepped(case: Case) -> None
 
 
 MEDDLING = """
-import sys, torch
+import torch
 from tests.bad_inputs import make
 from tests.cases import CASES
 from tests.oracle import all_states_on
-
-case = next(case for case in CASES if str(case) == sys.argv[1])
 
 class Meddler:
     def __init__(self, meddle): self.meddle = meddle
@@ -241,12 +239,12 @@ MEDDLINGS = {
     "empties states": lambda o: [s.clear() for s in o.state.values()],
     "removes gradients": lambda o: o.zero_grad(set_to_none=True),
     "steps": lambda o: o.step(),
-    "loads": lambda o: o.load_state_dict(case.ours(o.param_groups[0]["params"]).state_dict()),
+    "loads": lambda o: o.load_state_dict(type(o)(o.param_groups[0]["params"]).state_dict()),
 }
-def attempt(where, meddle, group):
+
+def attempt(case, where, meddle, group):
     optimizer = make(case, stepped=where != "_new_state")
-    def act():
-        meddle(optimizer)
+    act = lambda: meddle(optimizer)
     if where == "_new_state":
         original = optimizer._new_state
         optimizer._new_state = lambda p, g: (act(), original(p, g))[1]
@@ -257,19 +255,16 @@ def attempt(where, meddle, group):
     except Exception:
         pass
 
-count = 0
-for where in ("lr", "eps", "betas", "maximize", "_new_state", *all_states_on(case)):
-    for what, meddle in MEDDLINGS.items():
-        for group in (0, 1):
-            print(f"{where} of group {group} {what}", flush=True)
-            attempt(where, meddle, group)
-            count += 1
-print("done", count)
+for case in CASES:
+    for where in ("lr", "eps", "betas", "maximize", "_new_state", *all_states_on(case)):
+        for what, meddle in MEDDLINGS.items():
+            for group in (0, 1):
+                print(f"{case}: {where} of group {group} {what}", flush=True)
+                attempt(case, where, meddle, group)
 """
 
 
-@each_case
-def test_c4_options_that_meddle_while_they_are_read_do_not_end_the_process(case: Case) -> None:
+def test_c4_options_that_meddle_while_they_are_read_do_not_end_the_process() -> None:
     """In a process of its own. They stand, too, for what another thread may do meanwhile."""
-    out = run_python(["-c", MEDDLING, case])  # if it crashes, the last line says where
-    assert int(out.split()[-1]) >= 100
+    out = run_python(["-c", MEDDLING])  # if it crashes, the last line says where
+    assert len(out.splitlines()) >= 100 * len(CASES)

@@ -17,6 +17,12 @@ class Step:
         grad_scale: Tensor | None,
         found_inf: Tensor | None,
     ) -> bool: ...
+    def rehearse(
+        self,
+        groups: list[dict[str, Any]],
+        state: dict[Any, Any],
+        new_state: Callable[[Tensor, dict[str, Any]], dict[str, Tensor]],
+    ) -> bool: ...
     def check(
         self, groups: list[dict[str, Any]], state: dict[Any, Any], first_group: int = 0
     ) -> None: ...

@@ -12,20 +12,23 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, _get_scalar_dtype
 
 from ._native import C
-from .state import bytes_of, cast_state, localize, state_dtype
+from .state import (
+    Saved,
+    bytes_of,
+    cast_state,
+    cast_step,
+    localize,
+    parameter_name,
+    readable,
+    state_dtype,
+    wrap_states,
+)
 
 # Interned, so that the native half finds a state by comparing addresses.
 _RULES = {
     name: ([(sys.intern(state), only_if) for state, only_if in states], hypers)
     for name, states, hypers in C.rules()
 }
-
-
-class _Saved:
-    """Carries a parameter's saved state past torch's cast, which knows one policy only."""
-
-    def __init__(self, state: Any) -> None:
-        self.state = state
 
 
 class OnePass(Optimizer):
@@ -37,10 +40,6 @@ class OnePass(Optimizer):
 
     rule: str
     _extras: dict[str, Any]
-
-    #: set by ``torch.amp.GradScaler`` around a step
-    grad_scale: Tensor | None = None
-    found_inf: Tensor | None = None
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Takes one step.
@@ -73,7 +72,7 @@ class OnePass(Optimizer):
         return native
 
     def _native_step(self, groups: list[dict[str, Any]], state: dict[Tensor, Any]) -> bool:
-        return self._native().step(groups, state, self._new_state, self.grad_scale, self.found_inf)
+        return self._native().step(groups, state, self._new_state, *self._scaler())
 
     def _torch_step(self, closure: Callable[[], Any] | None) -> Any:
         # torch wraps the step of a class once one of it was made, which would fire hooks twice.
@@ -92,7 +91,7 @@ class OnePass(Optimizer):
         for i, group in enumerate(self.param_groups):
             params = []
             for k, param in enumerate(group["params"]):
-                name = group["param_names"][k] if "param_names" in group else f"{k} of group {i}"
+                name = parameter_name(group, i, k)
                 params.append(localize(param, name))
                 if param.grad is None:
                     continue
@@ -105,12 +104,15 @@ class OnePass(Optimizer):
                 }
             local_groups.append({**group, "params": params})
         self._native_step(local_groups, local_state)
-        if self.found_inf is None or not self.found_inf:
+        found_inf = self._scaler()[1]
+        if found_inf is None or not found_inf:
             self.state.update(new)
 
     def _step_by_op(self) -> None:
         states, hypers = _RULES[self.rule]
         op = getattr(torch.ops.onepass, f"{self.rule}_")
+        if not torch.compiler.is_compiling():  # one op a group: refuse before the first of them
+            self._native().rehearse(self.param_groups, self.state, self._new_state)
         with torch.no_grad():
             for group in self.param_groups:
                 lists: list[list[Tensor]] = [[] for _ in range(3 + len(states))]
@@ -120,7 +122,7 @@ class OnePass(Optimizer):
                     for name, key, index, scheduled in hypers
                 }
                 self._unscale(lists[1])
-                op(*lists, **options, maximize=group["maximize"], found_inf=self.found_inf)
+                op(*lists, **options, maximize=group["maximize"], found_inf=self._scaler()[1])
 
     def _init_group(self, group: dict[str, Any], *lists: list[Tensor]) -> Any:
         """Fills torch's lists for one group; by this name torch.compile runs it while tracing."""
@@ -131,11 +133,11 @@ class OnePass(Optimizer):
         return super()._init_group(group, *lists)  # type: ignore[misc]
 
     def _unscale(self, grads: list[Tensor]) -> None:
-        if self.grad_scale is None:
+        scale, found_inf = self._scaler()
+        if scale is None:
             return
-        scale = self.grad_scale
-        if self.found_inf is not None:
-            scale = torch.where(self.found_inf != 0, torch.ones_like(scale), scale)
+        if found_inf is not None:
+            scale = torch.where(found_inf != 0, torch.ones_like(scale), scale)
         torch._foreach_div_(grads, scale)
 
     # ---- options
@@ -162,6 +164,10 @@ class OnePass(Optimizer):
             raise ValueError(
                 f"differentiable=True takes torch's own path, which has no {ours[0]}; leave one out"
             )
+
+    def _scaler(self) -> tuple[Tensor | None, Tensor | None]:
+        """Returns the scale and the overflow flag that GradScaler sets around a step, or None."""
+        return getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
@@ -209,9 +215,9 @@ class OnePass(Optimizer):
         """
         # torch casts all state to the parameter's dtype, by a rule that cannot be overridden. What
         # it does not know it hands on: so the states are wrapped, after all hooks of the user.
-        wrap = self.register_load_state_dict_pre_hook(
-            lambda _, given: {**given, "state": {k: _Saved(v) for k, v in given["state"].items()}}
-        )
+        if not isinstance(state_dict, dict):
+            raise ValueError(f"a state dict must be a dict, got {state_dict!r}")
+        wrap = self.register_load_state_dict_pre_hook(lambda _, given: wrap_states(given))
         try:
             super().load_state_dict(state_dict)
         finally:
@@ -232,34 +238,36 @@ class OnePass(Optimizer):
             raise
 
     def _unwrap(self, state: dict[str, Any]) -> Any:
-        if not any(isinstance(saved, _Saved) for saved in state["state"].values()):
+        if not any(isinstance(saved, Saved) for saved in state["state"].values()):
             return state["state"]
-        group_of = {param: group for group in state["param_groups"] for param in group["params"]}
+        places = {
+            param: (group, parameter_name(group, i, k))
+            for i, group in enumerate(state["param_groups"])
+            for k, param in enumerate(group["params"])
+        }
         loaded = state["state"].__class__(dict)
         for param, saved in state["state"].items():
-            if param in group_of:
-                loaded[param] = self._load(param, group_of[param], saved.state)
+            if param in places:
+                loaded[param] = self._load(param, *places[param], saved.state)
             else:
-                loaded[param] = saved.state
+                loaded[param] = copy.deepcopy(saved.state)
         return loaded
 
-    def _load(self, param: Tensor, group: dict[str, Any], saved: Any) -> dict[Any, Any]:
+    def _load(self, param: Tensor, group: dict[str, Any], name: str, saved: Any) -> dict[Any, Any]:
         if not isinstance(saved, dict) or (saved and "step" not in saved):
-            raise ValueError(
-                f"the state of a parameter must be a dict with a 'step', got {saved!r}"
-            )
+            found = list(saved) if isinstance(saved, dict) else saved
+            raise ValueError(f"the state of {name} must be a dict with a 'step', got {found!r}")
         dtype = state_dtype(param, {**self.defaults, **group})
-        names = {name for name, _ in _RULES[self.rule][0]}
-        loaded = {}
+        names = {state for state, _ in _RULES[self.rule][0]}
+        loaded: dict[Any, Any] = {}
         for key, value in saved.items():
             key = sys.intern(key) if isinstance(key, str) else key
             if key in names:
-                loaded[key] = cast_state(key, value, param, dtype)
+                loaded[key] = cast_state(f"{key} of {name}", value, param, dtype)
+            elif key == "step":
+                loaded[key] = cast_step(f"step of {name}", value)
             elif isinstance(value, Tensor):
-                device = "cpu" if key == "step" else param.device
-                loaded[key] = value.detach().to(device, copy=True)
-            elif key == "step" and not isinstance(value, (int, float)):
-                raise ValueError(f"step must be a number or a tensor, got {value!r}")
+                loaded[key] = readable(f"{key} of {name}", value).to(param.device, copy=True)
             else:
                 loaded[key] = copy.deepcopy(value)
         return loaded

@@ -33,18 +33,71 @@ def state_dtype(param: Tensor, group: dict[str, Any]) -> torch.dtype:
     return wanted.to_complex()
 
 
+def parameter_name(group: dict[str, Any], group_index: int, index: int) -> str:
+    """Returns what error messages call a parameter: its name, where it has one, and its place."""
+    place = f"parameter {index} of group {group_index}"
+    names = group.get("param_names") or ()
+    return f"'{names[index]}' ({place})" if index < len(names) else place
+
+
+def readable(name: str, value: Tensor) -> Tensor:
+    """Returns the tensor detached; one without the memory that its sizes need is refused."""
+    if value.is_meta:
+        raise ValueError(f"{name} is on meta and holds no numbers; load it with its data")
+    if value.layout == torch.strided and type(value) in (Tensor, torch.nn.Parameter):
+        spans = zip(value.shape, value.stride(), strict=True)
+        last = value.storage_offset() + sum((size - 1) * stride for size, stride in spans)
+        if value.numel() and (last + 1) * value.itemsize > value.untyped_storage().nbytes():
+            raise ValueError(f"the memory of {name} was freed or resized; load it with its data")
+    return value.detach()
+
+
 def cast_state(name: str, value: Any, param: Tensor, dtype: torch.dtype) -> Tensor:
     """Returns a copy of a saved state for a parameter; one that cannot belong to it is refused."""
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} must be a tensor, got {value!r}")
     if value.shape != param.shape:
         raise ValueError(
-            f"{name} has shape {list(value.shape)}, but its parameter has {list(param.shape)}; "
-            "this state dict is of another model"
+            f"{name} has shape {list(value.shape)}, but the parameter has shape "
+            f"{list(param.shape)}; load a state dict of this model"
         )
     if not (value.is_complex() if param.is_complex() else value.is_floating_point()):
-        raise ValueError(f"{name} has dtype {value.dtype}, but its parameter has {param.dtype}")
-    return value.detach().to(device=param.device, dtype=dtype, copy=True)
+        raise ValueError(
+            f"{name} has dtype {value.dtype}, but the parameter has dtype {param.dtype}; load a "
+            "state dict of this model"
+        )
+    if value.is_meta and param.is_meta:
+        return torch.empty_like(value, dtype=dtype)
+    return readable(name, value).to(device=param.device, dtype=dtype, copy=True)
+
+
+def cast_step(name: str, value: Any) -> Any:
+    """Returns a copy of a saved step count, on the CPU; numbers stay for torch to convert."""
+    if isinstance(value, Tensor):
+        return readable(name, value).to("cpu", copy=True)
+    if isinstance(value, (int, float)) and 0 <= value < 2**53:
+        return value
+    raise ValueError(f"{name} must be a number or a tensor with one, from 0 up, got {value!r}")
+
+
+class Saved:
+    """Carries a parameter's saved state past torch's cast, which knows one policy only."""
+
+    def __init__(self, state: Any) -> None:
+        self.state = state
+
+
+def wrap_states(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Returns a state dict with every state wrapped; one of another make is refused."""
+    state, groups = state_dict.get("state"), state_dict.get("param_groups")
+    if not isinstance(state, dict):
+        raise ValueError(f"the 'state' of a state dict must be a dict, got {state!r}")
+    if not isinstance(groups, (list, tuple)):
+        raise ValueError(f"the 'param_groups' of a state dict must be a list, got {groups!r}")
+    for group in groups:
+        if not isinstance(group, dict) or not isinstance(group.get("params"), (list, tuple)):
+            raise ValueError(f"a parameter group must be a dict with a list of 'params': {group!r}")
+    return {**state_dict, "state": {key: Saved(value) for key, value in state.items()}}
 
 
 def localize(tensor: Tensor, name: str) -> Tensor:
@@ -63,8 +116,8 @@ def localize(tensor: Tensor, name: str) -> Tensor:
             local.grad = grad.to_local() if isinstance(grad, DTensor) else None
         return local
     raise TypeError(
-        f"parameter {name} is a {type(tensor).__name__} with a gradient of {type(grad).__name__}; "
-        "onepass takes plain tensors, and DTensors with gradients of the same placement"
+        f"onepass cannot step a {type(tensor).__name__} with a gradient of {type(grad).__name__}, "
+        f"{name}: it takes plain tensors and DTensors with gradients of the same placement"
     )
 
 

@@ -1,0 +1,228 @@
+"""The step on tensors that are not plain: fake, distributed, of a class of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+from tests.cases import Case
+from tests.support import (
+    assert_same,
+    each_case,
+    make_params,
+    params_of,
+    raw,
+    set_grads,
+    snapshot,
+    take_steps,
+)
+
+
+@each_case
+def test_a_step_under_fake_tensor_mode_computes_shapes_and_touches_no_number(case: Case) -> None:
+    for options in (*case.settings, *case.extras):
+        with FakeTensorMode():
+            params = [torch.empty(3, 4, requires_grad=True), torch.empty((), requires_grad=True)]
+            optimizer = case.ours(params, **options)
+            for _ in range(2):
+                for param in params:
+                    param.grad = torch.empty_like(param)
+                optimizer.step()
+        for param in params:
+            for name, value in optimizer.state[param].items():
+                assert isinstance(value, FakeTensor), name
+                assert value.shape == (() if name == "step" else param.shape)
+
+
+@each_case
+def test_real_parameters_are_not_touched_by_a_fake_step(case: Case) -> None:
+    optimizer = case.ours(make_params(((3, 4), (2,))))
+    take_steps(optimizer, 1)
+    before = snapshot(optimizer)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        optimizer.step()
+    assert_same(snapshot(optimizer), before)
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One process that is a mesh."""
+    store = dist.FileStore(str(tmp_path_factory.mktemp("mesh") / "store"), 1)
+    dist.init_process_group(
+        "gloo", store=store, rank=0, world_size=1, timeout=timedelta(seconds=60)
+    )
+    yield init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+def distributed(param: Tensor, mesh: Any, placement: Any) -> Tensor:
+    leaf: Tensor = distribute_tensor(param.detach().clone(), mesh, [placement]).requires_grad_()
+    return leaf
+
+
+@each_case
+@pytest.mark.parametrize("placement", (Shard(0), Replicate()), ids=str)
+def test_dtensors_step_as_their_local_tensors(case: Case, mesh: Any, placement: Any) -> None:
+    for options in (*case.settings, *case.extras):
+        plain = case.ours(make_params(((6, 4), (3,))), **options)
+        spread = case.ours(
+            [distributed(param, mesh, placement) for param in params_of(plain)], **options
+        )
+        for number in range(3):
+            set_grads(params_of(plain), number)
+            for a, b in zip(params_of(spread), params_of(plain), strict=True):
+                a.grad = distribute_tensor(b.grad.clone(), mesh, [placement])
+            plain.step()
+            spread.step()
+        for a, b in zip(params_of(spread), params_of(plain), strict=True):
+            assert raw(a.full_tensor()) == raw(b), options
+            for name, value in spread.state[a].items():
+                if name != "step":
+                    assert isinstance(value, DTensor) and value.placements == (placement,)
+                    assert raw(value.full_tensor()) == raw(plain.state[b][name]), name
+        assert spread.state_bytes() == plain.state_bytes()
+
+
+@each_case
+def test_a_skipped_step_of_dtensors_changes_nothing(case: Case, mesh: Any) -> None:
+    for steps in (0, 1):
+        optimizer = case.ours([distributed(make_params(((6, 4),))[0], mesh, Shard(0))], fused=True)
+        (param,) = params_of(optimizer)
+        for _ in range(steps + 1):
+            param.grad = distribute_tensor(torch.ones(6, 4), mesh, [Shard(0)])
+            before = raw(param.full_tensor()), len(optimizer.state)
+            if len(optimizer.state) == steps:
+                optimizer.grad_scale, optimizer.found_inf = torch.tensor(2.0), torch.tensor(1.0)
+            optimizer.step()
+        assert (raw(param.full_tensor()), len(optimizer.state)) == before
+        assert raw(param.grad.full_tensor()) == raw(torch.ones(6, 4))
+
+
+@each_case
+def test_a_scaled_gradient_of_dtensors_is_unscaled(case: Case, mesh: Any) -> None:
+    for scale in (torch.tensor(4.0), torch.tensor([4.0]), torch.tensor(4.0).double()):
+        plain = case.ours(make_params(((6, 4),)), fused=True)
+        spread = case.ours([distributed(params_of(plain)[0], mesh, Shard(0))], fused=True)
+        set_grads(params_of(plain), 1)
+        (a,), (b,) = params_of(spread), params_of(plain)
+        a.grad = distribute_tensor(b.grad.clone(), mesh, [Shard(0)])
+        for optimizer in (plain, spread):
+            optimizer.grad_scale, optimizer.found_inf = scale, torch.tensor(0.0)
+            optimizer.step()
+        assert raw(a.full_tensor()) == raw(b)
+        assert raw(a.grad.full_tensor()) == raw(b.grad)
+
+
+@each_case
+def test_dtensor_state_loads_into_a_new_optimizer(case: Case, mesh: Any) -> None:
+    plain = make_params(((6, 4), (3,)))
+    first = case.ours([distributed(p, mesh, Shard(0)) for p in plain])
+    for param in params_of(first):
+        param.grad = distributed(param.full_tensor(), mesh, Shard(0)).detach()
+    first.step()
+    second = case.ours([distributed(p.full_tensor(), mesh, Shard(0)) for p in params_of(first)])
+    second.load_state_dict(first.state_dict())
+    for optimizer in (first, second):
+        for param in params_of(optimizer):
+            param.grad = distributed(torch.ones(param.shape), mesh, Shard(0)).detach()
+        optimizer.step()
+    for a, b in zip(params_of(first), params_of(second), strict=True):
+        assert raw(a.full_tensor()) == raw(b.full_tensor())
+
+
+class Unknown(torch.Tensor):
+    """A subclass that onepass has never heard of."""
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def plain(value: Any) -> Any:
+            return value.inner if isinstance(value, Unknown) else value
+
+        args = torch.utils._pytree.tree_map(plain, args)
+        kwargs = torch.utils._pytree.tree_map(plain, kwargs or {})
+        return torch.utils._pytree.tree_map(
+            lambda value: unknown(value) if isinstance(value, Tensor) else value,
+            func(*args, **kwargs),
+        )
+
+
+def unknown(inner: Tensor) -> Tensor:
+    made: Any = torch.Tensor._make_wrapper_subclass(Unknown, inner.shape, dtype=inner.dtype)
+    made.inner = inner
+    return made  # type: ignore[no-any-return]
+
+
+def strange_and_plain(case: Case, grouped: Callable[..., Any]) -> tuple[Any, Tensor, Tensor]:
+    plain = make_params(((3,),))[0]
+    strange = unknown(torch.ones(3)).requires_grad_()
+    optimizer = case.ours(grouped(plain, strange))
+    plain.grad = torch.ones(3)
+    strange.grad = unknown(torch.ones(3))
+    return optimizer, plain, strange
+
+
+GROUPINGS: dict[str, Callable[..., Any]] = {
+    "one group": lambda a, b: [a, b],
+    "two groups": lambda a, b: [{"params": [a]}, {"params": [b]}],
+}
+
+
+@each_case
+@pytest.mark.parametrize("grouped", GROUPINGS.values(), ids=GROUPINGS)
+def test_an_unknown_tensor_subclass_is_refused_in_words_and_nothing_changes(
+    case: Case, grouped: Callable[..., Any]
+) -> None:
+    optimizer, plain, strange = strange_and_plain(case, grouped)
+    before = raw(plain), raw(strange.inner)
+    with pytest.raises(TypeError, match=r"cannot step a Unknown.*plain tensors and DTensors"):
+        optimizer.step()
+    assert (raw(plain), raw(strange.inner)) == before
+    assert len(optimizer.state) == 0
+    strange.grad = None
+    optimizer.step()
+    assert raw(plain) != before[0]
+
+
+@each_case
+@pytest.mark.parametrize("option, value", (("lr", -1.0), ("weight_decay", float("nan"))))
+def test_a_bad_option_of_the_second_group_changes_no_dtensor_of_the_first(
+    case: Case, mesh: Any, option: str, value: float
+) -> None:
+    params = [distributed(p, mesh, Shard(0)) for p in make_params(((6, 4), (3,)))]
+    optimizer = case.ours([{"params": [param]} for param in params])
+    for param in params:
+        param.grad = distribute_tensor(torch.ones(param.shape), mesh, [Shard(0)])
+    before = [raw(param.full_tensor()) for param in params]
+    optimizer.param_groups[1][option] = value
+    with pytest.raises(ValueError, match="Invalid"):
+        optimizer.step()
+    assert [raw(param.full_tensor()) for param in params] == before
+    assert len(optimizer.state) == 0
+
+
+@each_case
+def test_a_bad_state_in_the_second_group_changes_no_dtensor_of_the_first(
+    case: Case, mesh: Any
+) -> None:
+    params = [distributed(p, mesh, Shard(0)) for p in make_params(((6, 4), (3,)))]
+    optimizer = case.ours([{"params": [param]} for param in params])
+    for param in params:
+        param.grad = distribute_tensor(torch.ones(param.shape), mesh, [Shard(0)])
+    optimizer.step()
+    name = next(key for key in optimizer.state[params[1]] if key != "step")
+    optimizer.state[params[1]][name] = distribute_tensor(torch.ones(7), mesh, [Shard(0)])
+    before = [raw(param.full_tensor()) for param in params]
+    steps = [float(optimizer.state[param].get("step", 1)) for param in params]
+    with pytest.raises(RuntimeError, match="shape"):
+        optimizer.step()
+    assert [raw(param.full_tensor()) for param in params] == before
+    assert [float(optimizer.state[param].get("step", 1)) for param in params] == steps

@@ -1,0 +1,77 @@
+"""What planted faults showed that no other test would notice."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+import onepass
+from tests.cases import Case
+from tests.layouts import same_bits
+from tests.support import each_case, randn, run_python
+
+
+@pytest.mark.parametrize("adam", [onepass.Adam, onepass.AdamW])
+def test_a_mean_without_memory_is_the_gradient_whatever_it_was_before(adam: type) -> None:
+    """As torch.lerp, exact at both ends: a difference first taken and then added back is not."""
+    for dtype in (torch.float32, torch.float64):
+        param = torch.zeros(3, dtype=dtype, requires_grad=True)
+        optimizer = adam([param], betas=(0.0, 0.9), weight_decay=0.0)
+        for size in (1e9, 1e-9, 0.3):
+            param.grad = size * torch.tensor([1.0, -0.7, 0.1], dtype=dtype)
+            optimizer.step()
+            assert same_bits(optimizer.state[param]["exp_avg"], param.grad)
+
+
+def typed(dtype: torch.dtype, grad_dtype: torch.dtype, seed: int) -> Tensor:
+    param = randn((70,), dtype, seed).requires_grad_()
+    param.grad_dtype = None
+    param.grad = randn((70,), grad_dtype, seed + 50)
+    return param
+
+
+@each_case
+def test_neighbours_of_other_types_are_stepped_as_if_alone(case: Case) -> None:
+    """A loop chosen for one parameter is not taken for the next, whose types are others."""
+    types = (torch.float32, torch.bfloat16, torch.float64, torch.float16)
+    mixes = [mix for pair in itertools.permutations(types, 2) for mix in (pair, pair[::-1])]
+    together = [typed(*mix, seed) for seed, mix in enumerate(mixes)]
+    alone = [typed(*mix, seed) for seed, mix in enumerate(mixes)]
+    optimizers = [case.ours(together), *(case.ours([param]) for param in alone)]
+    for _ in range(2):
+        for optimizer in optimizers:
+            optimizer.step()
+    assert all(map(same_bits, together, alone))
+
+
+LETTING_GO = """
+import threading
+import torch
+from tests.cases import CASES
+
+SIZE = 10_000_000  # so large that memory which is let go of is gone at once
+for case in CASES:
+    for attempt in range(6):
+        param = torch.ones(SIZE, requires_grad=True)
+        optimizer = case.ours([param])
+        param.grad = torch.ones(SIZE)
+        optimizer.step()
+        stepper = threading.Thread(target=optimizer.step)
+        stepper.start()
+        while stepper.is_alive():
+            if attempt % 2:
+                param.grad = None
+            else:
+                optimizer.state.clear()
+                param.data = torch.zeros(1)
+            break
+        stepper.join()
+print("well")
+"""
+
+
+def test_what_another_thread_lets_go_of_during_a_step_stays_until_its_end() -> None:
+    assert run_python(["-c", LETTING_GO]).strip() == "well"
