@@ -15,7 +15,7 @@ from tests import reference
 @dataclass(frozen=True)
 class Case:
     ours: type[Any]
-    theirs: type[torch.optim.Optimizer] | None  # the class of torch.optim, where it has the algorithm
+    theirs: type[torch.optim.Optimizer] | None  # the class of torch.optim, if it has the algorithm
     reference: Callable[..., Any]  # one step in float64 numpy, written from the paper
     settings: tuple[dict[str, Any], ...]  # options that all mean something, for torch's class too
     extras: tuple[dict[str, Any], ...] = ()  # options that torch does not have
@@ -36,9 +36,7 @@ ADAM_EXTRAS: tuple[dict[str, Any], ...] = (
     {"eps": 0.0, "eps_root": 1e-8},
     {"eps_root": 1e-2, "lr": 0.1, "weight_decay": 0.1},
 )
-DECAY_EXTRAS: tuple[dict[str, Any], ...] = (
-    {"decouple_lr": True, "weight_decay": 1e-3, "lr": 0.1},
-)
+DECAY_EXTRAS: tuple[dict[str, Any], ...] = ({"decouple_lr": True, "weight_decay": 1e-3, "lr": 0.1},)
 
 CASES: tuple[Case, ...] = (
     Case(

@@ -1,4 +1,4 @@
-"""What all tests share: isolated random numbers, restored global settings, markers that may be fatal."""
+"""What all tests share: isolated random numbers, restored settings, markers that may be fatal."""
 
 from __future__ import annotations
 

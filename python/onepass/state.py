@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -80,11 +81,11 @@ def cast_step(name: str, value: Any) -> Any:
     raise ValueError(f"{name} must be a number or a tensor with one, from 0 up, got {value!r}")
 
 
+@dataclass
 class Saved:
     """Carries a parameter's saved state past torch's cast, which knows one policy only."""
 
-    def __init__(self, state: Any) -> None:
-        self.state = state
+    state: Any
 
 
 def wrap_states(state_dict: dict[str, Any]) -> dict[str, Any]:
