@@ -53,21 +53,29 @@ import torch
 from tests.cases import CASES
 
 SIZE = 10_000_000  # so large that memory which is let go of is gone at once
+
+def gradient(param, state):
+    param.grad = None
+
+def states(param, state):
+    for tensor in state.values():
+        tensor.data = torch.zeros(1)
+
+def data(param, state):
+    param.data = torch.zeros(1)
+
 for case in CASES:
-    for attempt in range(6):
+    for let_go in (gradient, states, data):
         param = torch.ones(SIZE, requires_grad=True)
         optimizer = case.ours([param])
         param.grad = torch.ones(SIZE)
         optimizer.step()
+        version = param._version
         stepper = threading.Thread(target=optimizer.step)
         stepper.start()
-        while stepper.is_alive():
-            if attempt % 2:
-                param.grad = None
-            else:
-                optimizer.state.clear()
-                param.data = torch.zeros(1)
-            break
+        while param._version == version:  # it counts, then lets other threads run
+            pass
+        let_go(param, optimizer.state[param])
         stepper.join()
 print("well")
 """

@@ -31,6 +31,8 @@ MIXES = [(dtype, dtype, dtype) for dtype in (*REAL, *COMPLEX)] + [
     (torch.complex64, torch.complex128, torch.complex64),
 ]
 SIZES, OFFSETS = range(71), range(16)
+# Fuzz calls for each algorithm: of the op, of spoilt optimizers, of state dicts.
+OP_CALLS, SPOILT, STATE_DICTS = 1500, 500, 500
 
 
 class Op:
@@ -153,7 +155,7 @@ def refuses(fuzz: Fuzz, lists: list[list[Tensor]], options: dict[str, Any], abou
 @pytest.mark.sanitize
 def test_c4_the_op_is_right_or_refuses_whatever_it_is_given(case: Case) -> None:
     findings, refusals = Findings(), 0
-    for seed in range(1500):
+    for seed in range(OP_CALLS):
         fuzz = Fuzz(case, seed)
         call = fuzz.draw()
         lists, options = fuzz.arguments(call)
@@ -168,7 +170,8 @@ def test_c4_the_op_is_right_or_refuses_whatever_it_is_given(case: Case) -> None:
                 continue
             assert not wrong, f"{about}: accepted"
             model.assert_right(about)
-    findings.report(at_least=1500)
+    findings.report(at_least=OP_CALLS)
+    assert (OP_CALLS + SPOILT + STATE_DICTS) * len(CASES) >= 5000
     assert 400 < refusals < 1000
 
 
@@ -176,7 +179,7 @@ def test_c4_the_op_is_right_or_refuses_whatever_it_is_given(case: Case) -> None:
 @pytest.mark.sanitize
 def test_c4_a_step_after_several_wrongs_at_once_is_refused(case: Case) -> None:
     findings, table, choose = Findings(), rows(case), random.Random(1)
-    for _ in range(500):
+    for _ in range(SPOILT):
         optimizer = make(case, stepped=True)
         chosen = choose.choices(table, k=choose.choice((1, 2, 2, 3)))
         for bad in chosen:
@@ -184,7 +187,7 @@ def test_c4_a_step_after_several_wrongs_at_once_is_refused(case: Case) -> None:
                 bad.spoil(optimizer, choose.choice(params_of(optimizer)))
         with findings.case(), refused(optimizer, [bad.what for bad in chosen]):
             optimizer.step()
-    findings.report(at_least=500)
+    findings.report(at_least=SPOILT)
 
 
 @each_case
@@ -194,7 +197,7 @@ def test_c4_fuzzed_state_dicts_are_refused_or_can_be_stepped(case: Case) -> None
     good = make(case, stepped=True).state_dict()
     table = [*mutants.entry_mutations(good, [0, 1, 2]), *mutants.state_mutations()]
     table += mutants.group_mutations(good)
-    for _ in range(500):
+    for _ in range(STATE_DICTS):
         optimizer, mutant = make(case, stepped=True), copy.deepcopy(good)
         chosen = choose.choices(table, k=choose.choice((1, 2, 3)))
         for _, mutate in chosen:
@@ -210,7 +213,7 @@ def test_c4_fuzzed_state_dicts_are_refused_or_can_be_stepped(case: Case) -> None
                     raise
                 accepted += 1
                 optimizer.step()
-    findings.report(at_least=500)
+    findings.report(at_least=STATE_DICTS)
     assert accepted >= 20
 
 

@@ -41,7 +41,7 @@ void sweep_task(const Task& task, std::int64_t begin, std::int64_t end);
 void sweep(std::span<const Task> tasks, std::span<const std::int64_t> ends);
 
 // Over this many elements a step lets other Python threads run meanwhile.
-inline constexpr std::int64_t kReleaseThreshold = 262144;
+inline constexpr std::int64_t kReleaseThreshold = 1048576;
 
 // Under this many elements a step is swept by the calling thread: waking others would take longer.
 inline constexpr std::int64_t kParallelThreshold = 32768;
