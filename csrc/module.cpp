@@ -66,6 +66,7 @@ py::list rules() {
 
 // What each of `parts` equal stretches of the line of tensors holds: (tensor, begin, end).
 py::list pieces(const std::vector<std::int64_t>& sizes, std::int64_t parts) {
+  TORCH_CHECK_VALUE(parts > 0, "parts must be positive, got ", parts);
   std::vector<std::int64_t> ends;
   for (const std::int64_t size : sizes) ends.push_back((ends.empty() ? 0 : ends.back()) + size);
   const std::int64_t total = ends.empty() ? 0 : ends.back();

@@ -33,10 +33,15 @@ std::string schema(const Algorithm& row) {
   return text + ", bool maximize=False, Tensor? found_inf=None) -> ()";
 }
 
-double number_in(const c10::IValue& value) {
-  if (value.isNone()) return 0.0;
+double number_in(const c10::IValue& value, const char* name, bool optional) {
+  if (value.isNone() || (value.isTensor() && !value.toTensor().defined())) {
+    TORCH_CHECK_VALUE(optional, name, " must be a tensor with one number, got None");
+    return 0.0;
+  }
   if (value.isBool()) return value.toBool() ? 1.0 : 0.0;
-  return value.isTensor() ? value.toTensor().item().toDouble() : value.toDouble();
+  if (!value.isTensor()) return value.toDouble();
+  TORCH_CHECK_VALUE(value.toTensor().numel() == 1, "Tensor ", name, " must be 1-element");
+  return value.toTensor().item().toDouble();
 }
 
 struct ArgumentNames final : Names {
@@ -61,15 +66,15 @@ class Arguments {
       if ((present_ >> k & 1) != 0) group.add_state(k);
     for (std::size_t k = 0; k < row_.hypers.size(); ++k) {
       const HyperInfo& hyper = row_.hypers[k];
-      group.hypers[k] = number_in(next());
+      group.hypers[k] = number_in(next(), hyper.name, hyper.optional);
       if (!in_range(hyper, group.hypers[k]))
-        reject(hyper, std::to_string(group.hypers[k]), std::string("argument ") + hyper.name);
+        reject(hyper, c10::str(group.hypers[k]), std::string("argument ") + hyper.name);
     }
     group.maximize = next().toBool();
     return group;
   }
 
-  bool is_skipped() { return number_in(next()) != 0.0; }
+  bool is_skipped() { return number_in(next(), "found_inf", true) != 0.0; }
 
   std::size_t size() const { return lists_[0].size(); }
 

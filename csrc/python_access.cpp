@@ -27,11 +27,18 @@ bool is_true(PyObject* object) {
 namespace {
 
 // Reads float tensors of the CPU without an ATen call.
-double value_of(const at::Tensor& tensor) {
-  if (tensor.device().is_cpu() && !needs_dispatcher(tensor)) {
+double value_of(const at::Tensor& tensor, const OptionName& name) {
+  const bool plain = tensor.device().is_cpu() && tensor.layout() == at::kStrided &&
+                     !needs_dispatcher(tensor) && !is_lazy(tensor);
+  if (plain) {
+    const std::size_t end = (tensor.storage_offset() + 1) * tensor.itemsize();
+    TORCH_CHECK_VALUE(end <= tensor.storage().nbytes(), "the memory of Tensor ", name.text(),
+                      " was freed or resized (", name.where(), "); set it anew");
     if (tensor.scalar_type() == at::kFloat) return *tensor.const_data_ptr<float>();
     if (tensor.scalar_type() == at::kDouble) return *tensor.const_data_ptr<double>();
   }
+  TORCH_CHECK_TYPE(!tensor.is_complex(), name.text(),
+                   " must be a real number, got a complex Tensor (", name.where(), ")");
   return tensor.item().toDouble();
 }
 
@@ -51,11 +58,16 @@ double number_of(PyObject* object, const OptionName& name) {
     const at::Tensor& tensor = THPVariable_Unpack(object);
     TORCH_CHECK_VALUE(tensor.numel() == 1, "Tensor ", name.text(), " must be 1-element (",
                       name.where(), ")");
-    return value_of(tensor);
+    return value_of(tensor, name);
   }
   const double value = PyFloat_AsDouble(object);
   if (value == -1.0 && PyErr_Occurred() != nullptr) {
+    const bool is_no_number = PyErr_ExceptionMatches(PyExc_TypeError) == 1;
+    const bool is_too_large = PyErr_ExceptionMatches(PyExc_OverflowError) == 1;
+    if (!is_no_number && !is_too_large) throw py::error_already_set();
     PyErr_Clear();
+    TORCH_CHECK_VALUE(!is_too_large, name.text(), " is too large for a number (", name.where(),
+                      ")");
     TORCH_CHECK_TYPE(false, name.text(), " must be a number, got ", Py_TYPE(object)->tp_name, " (",
                      name.where(), ")");
   }

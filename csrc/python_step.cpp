@@ -28,6 +28,17 @@ const at::Tensor& gradient_of(const at::Tensor& param) {
   return meta == nullptr ? none : meta->grad_;
 }
 
+// One of the two numbers under a key such as betas.
+py::object item_of_pair(const py::object& pair, const HyperInfo& hyper, int group) {
+  const Py_ssize_t size = PySequence_Check(pair.ptr()) == 1 ? PySequence_Size(pair.ptr()) : -1;
+  if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+  TORCH_CHECK_VALUE(size == 2, hyper.key, " must be two numbers, got ", std::string(py::repr(pair)),
+                    " (parameter group ", group, ")");
+  auto item = py::reinterpret_steal<py::object>(PySequence_GetItem(pair.ptr(), hyper.index));
+  if (!item) throw py::error_already_set();
+  return item;
+}
+
 }  // namespace
 
 bool dispatch_mode_is_active() {
@@ -118,12 +129,14 @@ void PythonStep::check(const py::list& groups, const py::dict& state, int first_
 }
 
 // All options are read before the first tensor is borrowed: reading them may run Python code, in
-// which another thread may let tensors go.
+// which anything may be let go of or change.
 void PythonStep::read_groups(PyObject* groups) {
   groups_.clear();
-  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(groups); ++i)
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(groups); ++i) {
+    const auto group = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(groups, i));
     groups_.push_back(i < first_group_ ? Group{.algorithm = &algorithm_}
-                                       : read_group(PyList_GET_ITEM(groups, i), int(i)));
+                                       : read_group(group.ptr(), static_cast<int>(i)));
+  }
 }
 
 Group PythonStep::read_group(PyObject* group, int index) const {
@@ -145,24 +158,23 @@ double PythonStep::read_hyper(PyObject* group, std::size_t which, int index) con
   PyObject* value = get(group, hyper_keys_[which]);
   if (value == nullptr && hyper.optional) return 0.0;
   TORCH_CHECK(value != nullptr, "parameter group ", index, " has no '", hyper.key, "'; set it");
-  py::object item;
-  if (hyper.index >= 0) {
-    item = py::reinterpret_steal<py::object>(PySequence_GetItem(value, hyper.index));
-    if (!item) PyErr_Clear();
-    TORCH_CHECK_VALUE(item, "'", hyper.key, "' of parameter group ", index,
-                      " must be a tuple of numbers, got ", std::string(py::str(py::handle(value))));
-    value = item.ptr();
-  }
-  if (hyper.range == Range::kFlag) return is_true(value) ? 1.0 : 0.0;
+  auto item = py::reinterpret_borrow<py::object>(value);
+  if (hyper.index >= 0) item = item_of_pair(item, hyper, index);
+  if (hyper.range == Range::kFlag) return is_true(item.ptr()) ? 1.0 : 0.0;
   const OptionName name{hyper.key, hyper.index, index};
-  const double number = number_of(value, name);
-  if (!in_range(hyper, number)) reject(hyper, py::str(py::handle(value)), name.where());
+  const double number = number_of(item.ptr(), name);
+  if (!in_range(hyper, number)) {
+    const bool is_tensor = THPVariable_Check(item.ptr());
+    reject(hyper, is_tensor ? py::str(py::float_(number)) : py::str(item), name.where());
+  }
   return number;
 }
 
 bool PythonStep::gather(PyObject* groups, PyObject* state, Look look) {
   plan_.begin(grad_scale_);
   stateless_.clear();
+  TORCH_CHECK(PyList_GET_SIZE(groups) == static_cast<Py_ssize_t>(groups_.size()),
+              "the parameter groups changed while they were read; step again");
   StateLookup states(state);
   for (std::size_t i = 0; i < groups_.size(); ++i) {
     plan_.add_group(groups_[i]);
@@ -175,6 +187,7 @@ bool PythonStep::gather(PyObject* groups, PyObject* state, Look look) {
 bool PythonStep::gather_group(PyObject* groups, int index, StateLookup& states, Look look) {
   static PyObject* const params_key = interned("params");
   PyObject* group = PyList_GET_ITEM(groups, index);
+  TORCH_CHECK_TYPE(PyDict_Check(group), "parameter group ", index, " must be a dict");
   PyObject* params = get(group, params_key);
   TORCH_CHECK_TYPE(params != nullptr && PyList_Check(params), "'params' of parameter group ", index,
                    " must be a list");

@@ -93,7 +93,10 @@ HYPERS = tests("hyperparameters", "c23_the_step_refuses[native-Adam]")
 OPTIONS = tests("torch_defects", "p11_wrong_options_that_are_loaded_or_set_are_refused")
 GROUPS = tests("drop_in", "every_group_keeps_its_own_settings")
 BEHIND = tests("torch_defects", "p7_a_bad_state_behind_a_good_one_leaves_the_good_one_alone")
-ALIASES = tests("checkpoints", "loaded_state_shares_no_memory_with_its_source")
+GAP_MEAN = tests("gaps", "a_mean_without_memory_is_the_gradient_whatever_it_was_before")
+GAP_TYPES = tests("gaps", "neighbours_of_other_types_are_stepped_as_if_alone[Adam]")
+GAP_HOLD = tests("gaps", "what_another_thread_lets_go_of_during_a_step_stays_until_its_end")
+ALIASES = tests("copies", "loaded_state_shares_no_memory_with_its_source")
 NOT_LOADED = tests("loading_hostile", "c5_a_wrong_entry_is_refused_or_right[torch.float32-Adam]")
 IN_ORDER = tests(
     "shared_memory",
@@ -138,9 +141,9 @@ FORMULAS = (
           "lr", ALGORITHMS),
     Fault("states swapped", ADAM, "&m = states[0], &v = states[1];",
           "&m = states[1], &v = states[0];", PARITY),
-    Fault("lerp that is not exact at its end", RULE,
+    Fault("a mean that is not exact at its end", RULE,
           "weight < Real(0.5) ? from + weight * difference",
-          "weight < Real(2) ? from + weight * difference", ALGORITHMS),
+          "weight < Real(2) ? from + weight * difference", GAP_MEAN),
     Fault("powers of a count that wraps", RULE, "static_cast<unsigned long long>(exponent)",
           "static_cast<unsigned short>(exponent)", CORRECTION),
     Fault("maximize ignored", LOOP, "stretch.maximize ? Real(-1) : Real(1)", "Real(1)", PARITY),
@@ -179,6 +182,9 @@ MEMORY = (
     Fault("other strides are taken for the parameter's", TASK,
           "a.stride(dim) != b.stride(dim)) return false;",
           "a.stride(dim) != b.stride(dim)) return true;", LAYOUTS),
+    Fault("the loop of the task before for a gradient of another type", TASK,
+          "a.param.type == b.param.type && a.grad.type == b.grad.type;",
+          "a.param.type == b.param.type;", GAP_TYPES),
     Fault("only the real parts", TASK, "const int pair = tensors.param->is_complex() ? 2 : 1;",
           "const int pair = 1;", COMPLEX),
     Fault("float64 states are swept in float32", TASK,
@@ -200,9 +206,10 @@ PROMISES = (
           VERSIONS),
     Fault("overlapping parameters are swept at once", PLAN, "in_order_ = writes_overlap_;",
           "in_order_ = false;", IN_ORDER),
-    Fault("gradients that are parameters are swept at once", PLAN,
-          "return next != written_sorted_.begin() && std::prev(next)->end > grad.begin;",
+    Fault("gradients that are parameters are swept at once", PLAN, "  return !fits();",
           "return false;", IN_ORDER),
+    Fault("gradients are not held while others run", PLAN,
+          "held_.push_back(tensors.grad->storage());", "", GAP_HOLD),
     Fault("what shared no memory is taken never to", PLAN, "if (written_ != written_before_) {",
           "if (written_before_.empty()) {", NEVER_STALE),
     Fault("steps are counted before the check", CHECKS,
@@ -211,8 +218,8 @@ PROMISES = (
           BEHIND),
     Fault("a parameter may share memory with its states", "csrc/operand.h",
           "begin < other.end && other.begin < end;", "begin == other.begin;", REFUSED),
-    Fault("elements may share memory", OPERAND, "if (tensor.stride(dim) <= reach) return true;",
-          "", EXPANDED),
+    Fault("elements may share memory", OPERAND, "if (tensor.stride(dim) <= reach) return false;",
+          "if (tensor.stride(dim) <= reach) return true;", EXPANDED),
     Fault("any shape of as many elements", OPERAND,
           "tensor.sizes() == param.sizes(), subject.text(), \" has shape",
           "tensor.numel() == param.numel(), subject.text(), \" has shape", REFUSED),
@@ -232,15 +239,15 @@ PROMISES = (
     Fault("found_inf ignored by the op", "csrc/ops.cpp", "if (arguments.is_skipped()) return;",
           "arguments.is_skipped();", THE_OP),
     Fault("new states stay after a refusal", STEP,
-          "  plan_.validate(ParameterNames(groups.ptr()));\n  new_states.keep();",
-          "  new_states.keep();\n  plan_.validate(ParameterNames(groups.ptr()));", EXPANDED),
+          "  plan_.validate(ParameterNames(groups));\n  new_states.keep();",
+          "  new_states.keep();\n  plan_.validate(ParameterNames(groups));", EXPANDED),
 )  # fmt: skip
 
 PYTHON = (
     Fault("loaded states are those of the source", STATE, "dtype=dtype, copy=True)",
           "dtype=dtype)", ALIASES),
-    Fault("a loaded step is that of the source", OPTIMIZER, ".to(device, copy=True)",
-          ".to(device)", ALIASES),
+    Fault("a loaded step is that of the source", STATE, '.to("cpu", copy=True)', '.to("cpu")',
+          ALIASES),
     Fault("state_dtype ignored when loading", OPTIMIZER,
           "dtype = state_dtype(param, {**self.defaults, **group})", "dtype = param.dtype", RELOAD),
     Fault("a refused load leaves its states", OPTIMIZER, "self.__dict__.update(before)", "pass",

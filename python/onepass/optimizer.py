@@ -52,6 +52,7 @@ class OnePass(Optimizer):
             RuntimeError: a tensor cannot be stepped; nothing has changed.
         """
         if self.defaults["differentiable"]:
+            self._native().check(self.param_groups, {})
             return self._torch_step(closure)
         self._accelerator_graph_capture_health_check()
         loss = None
@@ -148,8 +149,8 @@ class OnePass(Optimizer):
             self.defaults.setdefault(name, value)
         super().add_param_group(param_group)
         try:
-            self._check_group(self.param_groups[-1])
             self._native().check(self.param_groups, self.state, len(self.param_groups) - 1)
+            self._check_group(self.param_groups[-1])
         except Exception:
             self.param_groups.pop()
             raise
@@ -231,8 +232,9 @@ class OnePass(Optimizer):
             for group in self.param_groups:
                 for name in ("eps_root", "decouple_lr", "state_dtype"):
                     group.setdefault(name, self.defaults[name])
-                self._check_group(group)
             self._native().check(self.param_groups, self.state)
+            for group in self.param_groups:
+                self._check_group(group)
         except Exception:
             self.__dict__.update(before)
             raise

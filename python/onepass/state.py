@@ -150,7 +150,9 @@ def state_bytes(params: ParamsT | torch.nn.Module, optimizer: type[OnePass], **o
         >>> onepass.state_bytes(model, onepass.AdamW, state_dtype=torch.bfloat16)
         4004008
     """
-    given = params.parameters() if isinstance(params, torch.nn.Module) else params
+    given: Any = params
+    if isinstance(params, torch.nn.Module):  # what is frozen gets no gradient and no state
+        given = [param for param in params.parameters() if param.requires_grad]
     made = optimizer(_on_meta(given), **options)
     for group in made.param_groups:
         for param in group["params"]:
