@@ -68,6 +68,7 @@ py::list rules() {
 py::list pieces(const std::vector<std::int64_t>& sizes, std::int64_t parts) {
   TORCH_CHECK_VALUE(parts > 0, "parts must be positive, got ", parts);
   std::vector<std::int64_t> ends;
+  ends.reserve(sizes.size());
   for (const std::int64_t size : sizes) ends.push_back((ends.empty() ? 0 : ends.back()) + size);
   const std::int64_t total = ends.empty() ? 0 : ends.back();
   const std::int64_t length = std::max<std::int64_t>(1, (total + parts - 1) / parts);
@@ -105,6 +106,7 @@ void sweep_without_arithmetic(const at::Tensor& param, const at::Tensor& grad,
 
 PYBIND11_MODULE(_C, m) {
   using namespace onepass;
+  // NOLINTNEXTLINE(performance-unnecessary-value-param): the type that pybind11 takes
   py::register_local_exception_translator([](std::exception_ptr error) {
     try {
       if (error) std::rethrow_exception(error);

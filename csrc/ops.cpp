@@ -44,6 +44,13 @@ double number_in(const c10::IValue& value, const char* name, bool optional) {
   return value.toTensor().item().toDouble();
 }
 
+// A number as Python shows it: -1.0 and not -1.
+std::string shown(double value) {
+  std::string text = c10::str(value);
+  if (text.find_first_not_of("-0123456789") == std::string::npos) text += ".0";
+  return text;
+}
+
 struct ArgumentNames final : Names {
   std::string parameter(int, int index) const override {
     return "params[" + std::to_string(index) + "]";
@@ -68,7 +75,7 @@ class Arguments {
       const HyperInfo& hyper = row_.hypers[k];
       group.hypers[k] = number_in(next(), hyper.name, hyper.optional);
       if (!in_range(hyper, group.hypers[k]))
-        reject(hyper, c10::str(group.hypers[k]), std::string("argument ") + hyper.name);
+        reject(hyper, shown(group.hypers[k]), std::string("argument ") + hyper.name);
     }
     group.maximize = next().toBool();
     return group;

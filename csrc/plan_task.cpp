@@ -122,6 +122,7 @@ void Plan::plan_strides(Task& task, const Tensors& tensors) {
 
   for_each_operand(tensors, task, [&](const at::TensorBase& tensor, Operand& operand) {
     std::vector<std::int64_t> strides;
+    strides.reserve(dims.size() + 1);
     for (const std::int64_t dim : dims) strides.push_back(tensor.stride(dim) * pair);
     if (pair == 2) strides.push_back(1);
     std::int64_t dense = 1;

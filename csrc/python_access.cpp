@@ -92,7 +92,7 @@ PyObject* StateLookup::find(PyObject* param) {
 }
 
 std::string ParameterNames::parameter(int group, int index) const {
-  const std::string position =
+  std::string position =
       "parameter " + std::to_string(index) + " of group " + std::to_string(group);
   const auto dict = py::reinterpret_borrow<py::dict>(PyList_GET_ITEM(groups_, group));
   if (!dict.contains("param_names")) return position;
