@@ -50,5 +50,6 @@ STEP = (
     Workload("256 Ki", one_tensor(256 * KI), 1.25),
     Workload("16 Mi", one_tensor(16 * MI), 0.97),
     Workload("1000 x 64", one_group(1000, 64), 25.0),
-    Workload("465 groups", group_per_tensor(465, 1024), 50.0),
+    Workload("465 groups x 64", group_per_tensor(465, 64), 50.0),
+    Workload("465 groups x 1024", group_per_tensor(465, 1024)),
 )

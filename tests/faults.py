@@ -78,9 +78,6 @@ SKIPPED = tests("amp", "c10_a_skipped_step_changes_nothing[0-Adam]")
 UNSCALED = tests("amp", "c10_the_unscaled_gradient_is_written_back_as_torch_divides")
 ENOUGH = tests("amp", "loading_decides_who_scales", "a_group_that_asks_for_fused_is_enough")
 VERSIONS = tests("autograd_rules", "c13_every_written_tensor_counts_a_version")
-INFERENCE = tests(
-    "autograd_rules", "c13_tensors_of_inference_mode_are_stepped_inside_and_refused_outside"
-)
 TWO_WAYS = tests(
     "torch_defects", "p14_a_first_step_inside_inference_mode_does_not_spoil_those_outside"
 )
@@ -98,12 +95,11 @@ GAP_TYPES = tests("gaps", "neighbours_of_other_types_are_stepped_as_if_alone[Ada
 GAP_HOLD = tests("gaps", "what_another_thread_lets_go_of_during_a_step_stays_until_its_end")
 ALIASES = tests("copies", "loaded_state_shares_no_memory_with_its_source")
 NOT_LOADED = tests("loading_hostile", "c5_a_wrong_entry_is_refused_or_right[torch.float32-Adam]")
-IN_ORDER = tests(
-    "shared_memory",
-    "tensors_that_share_memory_are_stepped_in_order[overlapping_parameters-Adam]",
-    "tensors_that_share_memory_are_stepped_in_order[gradient_is_the_parameter_before-Adam]",
+IN_ORDER = tests("gaps", "large_parameters_that_share_memory_are_stepped_in_order[Adam-at first]")
+NEVER_STALE = tests("gaps", "large_parameters_that_share_memory_are_stepped_in_order[Adam-later]")
+READ_AFTER = tests(
+    "gaps", "a_large_gradient_that_is_another_parameter_is_read_after_its_step[Adam]"
 )
-NEVER_STALE = tests("shared_memory", "memory_that_comes_to_be_shared_later_is_noticed[Adam]")
 STATES_SHARED = tests(
     "shared_memory", "a_gradient_that_is_a_state_of_the_parameter_before_is_read_after_it"
 )
@@ -207,7 +203,7 @@ PROMISES = (
     Fault("overlapping parameters are swept at once", PLAN, "in_order_ = writes_overlap_;",
           "in_order_ = false;", IN_ORDER),
     Fault("gradients that are parameters are swept at once", PLAN, "  return !fits();",
-          "return false;", IN_ORDER),
+          "return false;", READ_AFTER),
     Fault("gradients are not held while others run", PLAN,
           "held_.push_back(tensors.grad->storage());", "", GAP_HOLD),
     Fault("what shared no memory is taken never to", PLAN, "if (written_ != written_before_) {",
@@ -229,11 +225,11 @@ PROMISES = (
     Fault("negative steps", OPERAND, "if (value >= 0.0f && value <= kLast &&",
           "if (value <= kLast &&", REFUSED),
     Fault("inference tensors anywhere", OPERAND,
-          "!tensor.is_inference() || c10::InferenceMode::is_enabled()", "true", INFERENCE),
+          "!tensor.is_inference() || c10::InferenceMode::is_enabled()", "true", REFUSED),
     Fault("a beta of 1", RANGES, "Range::kBelowOne ? value < 1.0",
           "Range::kBelowOne ? value <= 1.0", HYPERS),
     Fault("NaN is in every range", RANGES, "return value >= 0.0 && (",
-          "return !(value < 0.0) && (value != value ||", OPTIONS),
+          "return !(value < 0.0) && (value != value ? true :", OPTIONS),
     Fault("found_inf ignored", STEP, ".value_or(0.0) != 0.0) return true;",
           ".value_or(0.0) != 0.0) found_inf.ptr();", SKIPPED),
     Fault("found_inf ignored by the op", "csrc/ops.cpp", "if (arguments.is_skipped()) return;",

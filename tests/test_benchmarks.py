@@ -98,9 +98,10 @@ def test_workloads_are_those_promised() -> None:
         "256 Ki": (1, 262144, 1.25),
         "16 Mi": (1, 16777216, 0.97),
         "1000 x 64": (1000, 64000, 25.0),
-        "465 groups": (465, 465 * 1024, 50.0),
+        "465 groups x 64": (465, 465 * 64, 50.0),
+        "465 groups x 1024": (465, 465 * 1024, None),
     }
-    assert [len(work.groups) for work in STEP] == [1, 1, 1, 1, 1, 465]
+    assert [len(work.groups) for work in STEP] == [1, 1, 1, 1, 1, 465, 465]
 
 
 def test_summary() -> None:

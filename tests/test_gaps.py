@@ -47,6 +47,52 @@ def test_neighbours_of_other_types_are_stepped_as_if_alone(case: Case) -> None:
     assert all(map(same_bits, together, alone))
 
 
+# ---- so large that threads are in the midst of their parts at the same time, on a busy machine too
+
+LARGE = 3_000_000
+
+
+def ends(case: Case, threads: int, share_at: int) -> list[Tensor]:
+    """Steps two parameters that have one memory, from a given step on."""
+    torch.set_num_threads(threads)
+    params = [randn((LARGE,), torch.float32, seed) for seed in (1, 2)]
+    grads = [randn((LARGE,), torch.float32, seed) for seed in (3, 4)]
+    optimizer = case.ours([param.requires_grad_() for param in params], lr=0.1)
+    for step in range(4):
+        if step == share_at:
+            params[1].data = params[0].data
+        for param, grad in zip(params, grads, strict=True):
+            param.grad = grad
+        optimizer.step()
+    return [param.detach() for param in params]
+
+
+def ends_with_a_gradient_in_common_memory(case: Case, threads: int) -> list[Tensor]:
+    torch.set_num_threads(threads)
+    params = [randn((LARGE,), torch.float32, seed).requires_grad_() for seed in (1, 2)]
+    optimizer = case.ours(params, lr=0.1)
+    params[0].grad = randn((LARGE,), torch.float32, 3)
+    params[1].grad = params[0].detach()
+    for _ in range(3):
+        optimizer.step()
+    return [param.detach() for param in params]
+
+
+@pytest.mark.parametrize("share_at", [0, 2], ids=["at first", "later"])
+@each_case
+def test_large_parameters_that_share_memory_are_stepped_in_order(case: Case, share_at: int) -> None:
+    assert all(map(torch.equal, ends(case, 3, share_at), ends(case, 1, share_at)))
+
+
+@each_case
+def test_a_large_gradient_that_is_another_parameter_is_read_after_its_step(case: Case) -> None:
+    both = [ends_with_a_gradient_in_common_memory(case, threads) for threads in (3, 1)]
+    assert all(map(torch.equal, *both))
+
+
+# ---- other threads
+
+
 LETTING_GO = """
 import threading
 import torch
