@@ -97,12 +97,8 @@ ALIASES = tests("copies", "loaded_state_shares_no_memory_with_its_source")
 NOT_LOADED = tests("loading_hostile", "c5_a_wrong_entry_is_refused_or_right[torch.float32-Adam]")
 IN_ORDER = tests("gaps", "large_parameters_that_share_memory_are_stepped_in_order[Adam-at first]")
 NEVER_STALE = tests("gaps", "large_parameters_that_share_memory_are_stepped_in_order[Adam-later]")
-READ_AFTER = tests(
-    "gaps", "a_large_gradient_that_is_another_parameter_is_read_after_its_step[Adam]"
-)
-STATES_SHARED = tests(
-    "shared_memory", "a_gradient_that_is_a_state_of_the_parameter_before_is_read_after_it"
-)
+READ_AFTER = tests("gaps", "a_large_gradient_that_a_step_writes_is_read_after_it[Adam-parameter]")
+STATES_SHARED = tests("gaps", "a_large_gradient_that_a_step_writes_is_read_after_it[Adam-state]")
 THE_OP = tests(
     "ops", "the_op_skips_where_found_inf_is_set", "the_op_does_what_the_step_does_bit_for_bit"
 )

@@ -37,7 +37,7 @@ def typed(dtype: torch.dtype, grad_dtype: torch.dtype, seed: int) -> Tensor:
 def test_neighbours_of_other_types_are_stepped_as_if_alone(case: Case) -> None:
     """A loop chosen for one parameter is not taken for the next, whose types are others."""
     types = (torch.float32, torch.bfloat16, torch.float64, torch.float16)
-    mixes = [mix for pair in itertools.permutations(types, 2) for mix in (pair, pair[::-1])]
+    mixes = [*itertools.product(types, types), *itertools.permutations(types, 2)]
     together = [typed(*mix, seed) for seed, mix in enumerate(mixes)]
     alone = [typed(*mix, seed) for seed, mix in enumerate(mixes)]
     optimizers = [case.ours(together), *(case.ours([param]) for param in alone)]
@@ -67,12 +67,16 @@ def ends(case: Case, threads: int, share_at: int) -> list[Tensor]:
     return [param.detach() for param in params]
 
 
-def ends_with_a_gradient_in_common_memory(case: Case, threads: int) -> list[Tensor]:
+def ends_with_gradient(case: Case, threads: int, of_state: bool) -> list[Tensor]:
+    """Steps two parameters, of which the first or its state is the gradient of the second."""
     torch.set_num_threads(threads)
     params = [randn((LARGE,), torch.float32, seed).requires_grad_() for seed in (1, 2)]
     optimizer = case.ours(params, lr=0.1)
     params[0].grad = randn((LARGE,), torch.float32, 3)
-    params[1].grad = params[0].detach()
+    optimizer.step()
+    state = optimizer.state[params[0]]
+    name = next(name for name in state if name != "step")
+    params[1].grad = state[name] if of_state else params[0].detach()
     for _ in range(3):
         optimizer.step()
     return [param.detach() for param in params]
@@ -84,9 +88,10 @@ def test_large_parameters_that_share_memory_are_stepped_in_order(case: Case, sha
     assert all(map(torch.equal, ends(case, 3, share_at), ends(case, 1, share_at)))
 
 
+@pytest.mark.parametrize("of_state", [False, True], ids=["parameter", "state"])
 @each_case
-def test_a_large_gradient_that_is_another_parameter_is_read_after_its_step(case: Case) -> None:
-    both = [ends_with_a_gradient_in_common_memory(case, threads) for threads in (3, 1)]
+def test_a_large_gradient_that_a_step_writes_is_read_after_it(case: Case, of_state: bool) -> None:
+    both = [ends_with_gradient(case, threads, of_state) for threads in (3, 1)]
     assert all(map(torch.equal, *both))
 
 
