@@ -82,7 +82,7 @@ TWO_WAYS = tests(
     "torch_defects", "p14_a_first_step_inside_inference_mode_does_not_spoil_those_outside"
 )
 EXPANDED = tests("torch_defects", "p3_an_expanded_parameter_is_refused")
-FINITE = tests("torch_defects", "p8_float16_parameters_stay_finite")
+DTYPES = tests("mixed_dtypes", "states_have_the_dtype_that_was_asked_for[Adam]")
 RELOAD = tests("torch_defects", "p12_float32_moments_of_a_16_bit_parameter_survive_a_reload")
 REFUSED = tests("exception_safety", "c3_a_refused_step_changes_nothing[Adam]")
 GROUP = tests("exception_safety", "c3_a_refused_group_is_not_added[Adam]")
@@ -249,7 +249,7 @@ PYTHON = (
           "_get_scalar_dtype(is_fused=group[\"fused\"])", "torch.get_default_dtype()", DEFAULTS),
     Fault("float16 parameters have float16 states", STATE,
           "return torch.float32 if param.dtype == torch.float16 else param.dtype",
-          "return param.dtype", FINITE),
+          "return param.dtype", DTYPES),
     Fault("states of inference mode", OPTIMIZER, "with torch.inference_mode(False):", "if True:",
           TWO_WAYS),
     Fault("all groups must ask for fused", OPTIMIZER, "return any(group.get(\"fused\")",

@@ -95,8 +95,17 @@ class Scratch:
         """Runs tests of the copy on the copy."""
         env = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
         path = [str(self.folder), str(self.folder / "python")]
-        env["PYTHONPATH"] = os.pathsep.join(path)
-        always = ["-p", "scratch_guard", "-p", "no:cacheprovider", "-q", "--tb=line"]
+        env |= {"PYTHONPATH": os.pathsep.join(path), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        always = [
+            "-p",
+            "pytest_timeout",
+            "-p",
+            "scratch_guard",
+            "-p",
+            "no:cacheprovider",
+            "-q",
+            "--tb=line",
+        ]
         done = subprocess.run(
             [sys.executable, "-m", "pytest", *always, *options, *tests],
             cwd=self.folder,
