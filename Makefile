@@ -1,4 +1,4 @@
-# One line each: make demo | test | test-all | bench | lint | format | clean
+# One line each: make demo | gallery | test | test-all | bench | lint | format | clean
 #
 # Everything is installed into .venv by these commands; pip's own index settings are honoured.
 # make test TORCH=torch==2.14.1        another torch
@@ -24,6 +24,9 @@ help:
 demo: $(STAMPS)/demo
 	$(BIN)/python -m onepass.demo --epochs $(EPOCHS) $(if $(DATA),--data "$(DATA)")
 
+gallery: $(STAMPS)/demo
+	$(BIN)/python -m onepass.gallery gallery
+
 test: $(STAMPS)/test
 	$(PYTEST) --timeout 300 -m "not slow"
 
@@ -39,7 +42,7 @@ test-sanitized: $(STAMPS)/test
 	ONEPASS_SANITIZE=1 $(PIP) install -q --no-deps --upgrade --target build/sanitized .
 	LD_PRELOAD="$$(for l in asan ubsan stdc++; do g++ -print-file-name=lib$$l.so; done | xargs)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	PYTHONPATH=build/sanitized $(PYTEST) --timeout 900 -m sanitize tests
+	PYTHONPATH=build/sanitized $(PYTEST) --timeout 900 -m "sanitize and not slow" tests
 
 bench: $(STAMPS)/bench
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -83,4 +86,4 @@ $(STAMPS)/demo $(STAMPS)/test $(STAMPS)/bench $(STAMPS)/lint: $(STAMPS)/torch $(
 
 FORCE:
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-slow test-sanitized bench lint format clean FORCE
+.PHONY: help demo gallery test test-all test-slow test-sanitized bench lint format clean FORCE

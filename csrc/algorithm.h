@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "rules/rule.h"
@@ -32,7 +33,9 @@ inline constexpr int kMixFloat64 = 1;
 
 // An algorithm with a given set of its states present (AMSGrad's maximum or not, and so on).
 struct Variant {
-  void (*coefficients)(const double* hypers, double step, Float arithmetic, Coefficients& out);
+  // `numbers` are the state's, and change to those after the step.
+  void (*coefficients)(const double* hypers, double step, Number* numbers, Float arithmetic,
+                       Coefficients& out);
   Loop (*loop)(int mix);  // for the instruction set in use
 };
 
@@ -44,11 +47,16 @@ struct HyperInfo {
   Range range;
   bool scheduled;
   bool optional;
+  double smallest, largest;  // what it may be; NaN is neither
+
+  bool allows(double value) const { return smallest <= value && value <= largest; }
 };
 
 inline constexpr int kMaxHypers = 16;
+inline constexpr int kMaxNumbers = 2;
 
-bool in_range(const HyperInfo& hyper, double value);
+// The closed interval that a range is.
+std::pair<double, double> interval_of(Range range);
 
 // Raises a ValueError in torch's words. `shown` is the value as the user wrote it, `where` says
 // which parameter group or argument holds it.
@@ -58,10 +66,17 @@ bool in_range(const HyperInfo& hyper, double value);
 struct Algorithm {
   const char* name;
   const char* no_sparse;
-  std::span<const State> states;
+  bool counts_steps;
+  std::span<const State> numbers;  // the states that are one number a parameter
+  std::span<const State> states;   // and those that are one for each of its elements
   std::vector<HyperInfo> hypers;
   Variant variants[1 << kMaxStates];  // by the set of present states, a bit each
 };
+
+// The table in parts of about the same length, each compiled on its own.
+inline constexpr int kParts = 4;
+template <int part>
+std::vector<Algorithm> rows_of_part();
 
 std::span<const Algorithm> algorithms();
 

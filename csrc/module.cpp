@@ -49,17 +49,26 @@ void set_instruction_set(const std::string& name) {
   TORCH_CHECK_VALUE(false, "this machine has no instruction set '", name, "'");
 }
 
-// The table of algorithms, for Python, the tests and the docs: (name, [(state, only if), ...],
-// [(hyper-parameter, key of the group, position in the group's tuple or -1, the op takes a
-// tensor), ...]).
+py::list described(std::span<const State> states) {
+  py::list list;
+  for (const State& state : states)
+    list.append(py::dict(py::arg("name") = state.name, py::arg("only_if") = state.only_if,
+                         py::arg("start") = state.start, py::arg("start_at") = state.start_at));
+  return list;
+}
+
+// The table of algorithms, for Python, the tests and the docs.
 py::list rules() {
   py::list rows;
   for (const Algorithm& row : algorithms()) {
-    py::list states, hypers;
-    for (const State& state : row.states) states.append(py::make_tuple(state.name, state.only_if));
+    py::list hypers;
     for (const HyperInfo& hyper : row.hypers)
-      hypers.append(py::make_tuple(hyper.name, hyper.key, hyper.index, hyper.scheduled));
-    rows.append(py::make_tuple(row.name, states, hypers));
+      hypers.append(py::dict(py::arg("name") = hyper.name, py::arg("key") = hyper.key,
+                             py::arg("index") = hyper.index,
+                             py::arg("scheduled") = hyper.scheduled));
+    rows.append(py::dict(py::arg("name") = row.name, py::arg("counts_steps") = row.counts_steps,
+                         py::arg("numbers") = described(row.numbers),
+                         py::arg("states") = described(row.states), py::arg("hypers") = hypers));
   }
   return rows;
 }
@@ -118,6 +127,7 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init<const std::string&>(), py::arg("algorithm"))
       .def("step", &PythonStep::step, py::arg("groups"), py::arg("state"), py::arg("new_state"),
            py::arg("grad_scale"), py::arg("found_inf"))
+      .def_static("skips", &PythonStep::skips, py::arg("found_inf"))
       .def("rehearse", &PythonStep::rehearse, py::arg("groups"), py::arg("state"),
            py::arg("new_state"))
       .def("check", &PythonStep::check, py::arg("groups"), py::arg("state"),

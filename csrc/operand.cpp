@@ -104,13 +104,22 @@ bool overlaps_itself(const at::TensorBase& tensor, const Subject& subject) {
   return span.begin != nullptr && !Footprint(span).take(tensor, span);
 }
 
-// Calls visit with a reference to the number in a step tensor.
+// Calls visit with a reference to the number in a tensor with one element.
 template <class Visit>
-double with_step(const at::TensorBase& step, const Visit& visit) {
-  void* const data = step.mutable_data_ptr();
-  if (step.scalar_type() == at::kFloat) return visit(*static_cast<float*>(data));
-  if (step.scalar_type() == at::kDouble) return visit(*static_cast<double*>(data));
+double with_number(const at::TensorBase& tensor, const Visit& visit) {
+  void* const data = tensor.mutable_data_ptr();
+  if (tensor.scalar_type() == at::kFloat) return visit(*static_cast<float*>(data));
+  if (tensor.scalar_type() == at::kDouble) return visit(*static_cast<double*>(data));
   return visit(*static_cast<std::int64_t*>(data));
+}
+
+// Raises unless one number can be read from the tensor and written to it.
+void check_one_number(const at::TensorBase& tensor, const Subject& subject) {
+  TORCH_CHECK(
+      tensor.defined() && is_plain(tensor) && tensor.device().is_cpu() && tensor.numel() == 1,
+      subject.text(), " must be a tensor with one element on the CPU");
+  check_writable(tensor, subject);
+  span_of(tensor, Access::kWrite, subject);
 }
 
 }  // namespace
@@ -213,28 +222,39 @@ bool share_elements(const at::TensorBase& a, const Span& span_a, const at::Tenso
 }
 
 void check_step(const at::TensorBase& step, const Subject& subject) {
-  if (is_usual(*step.unsafeGetTensorImpl()) && step.scalar_type() == at::kFloat &&
-      step.numel() == 1 && step.storage_offset() == 0 && step.storage().nbytes() >= sizeof(float)) {
-    const float value = *static_cast<const float*>(step.storage().data());
-    constexpr float kLast = 16777216.0f;  // 2^24: from here on floats skip numbers
-    if (value >= 0.0f && value <= kLast && value == static_cast<float>(static_cast<int>(value)))
-      return;
-  }
-  TORCH_CHECK(step.defined() && is_plain(step) && step.device().is_cpu() && step.numel() == 1,
-              subject.text(), " must be a tensor with one element on the CPU");
+  check_one_number(step, subject);
   const at::ScalarType type = step.scalar_type();
   TORCH_CHECK(type == at::kFloat || type == at::kDouble || type == at::kLong, subject.text(),
               " has dtype ", type, "; it must be float32, float64 or int64");
-  check_writable(step, subject);
-  span_of(step, Access::kWrite, subject);
-  const double value = with_step(step, [](auto& steps) { return static_cast<double>(steps); });
+  const double value = with_number(step, [](auto& steps) { return static_cast<double>(steps); });
   constexpr double kLargest = 9007199254740992.0;  // 2^53: from here on doubles skip numbers
   TORCH_CHECK_VALUE(value >= 0.0 && value < kLargest && value == std::floor(value), subject.text(),
                     " is ", value, ", but must be a whole number from 0 up: the steps so far");
 }
 
 double count_step(const at::TensorBase& step) {
-  return with_step(step, [](auto& steps) { return static_cast<double>(steps += 1); });
+  return with_number(step, [](auto& steps) { return static_cast<double>(steps += 1); });
+}
+
+void check_number(const at::TensorBase& number, const Subject& subject) {
+  check_one_number(number, subject);
+  const at::ScalarType type = number.scalar_type();
+  TORCH_CHECK(type == at::kFloat || type == at::kDouble, subject.text(), " has dtype ", type,
+              "; it must be float32 or float64");
+  const double value = read_number(number).value;
+  TORCH_CHECK_VALUE(std::isfinite(value), subject.text(), " is ", value, ", but must be finite");
+}
+
+Number read_number(const at::TensorBase& number) {
+  const double value = with_number(number, [](auto& x) { return static_cast<double>(x); });
+  return {value, number.scalar_type() == at::kFloat};
+}
+
+void write_number(const at::TensorBase& number, double value) {
+  with_number(number, [value](auto& x) {
+    x = static_cast<std::remove_reference_t<decltype(x)>>(value);
+    return value;
+  });
 }
 
 }  // namespace onepass

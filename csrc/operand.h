@@ -121,11 +121,32 @@ Span span_of(const at::TensorBase& tensor, Access access, const Subject& subject
 bool share_elements(const at::TensorBase& a, const Span& span_a, const at::TensorBase& b,
                     const Span& span_b);
 
+// Where a usual step tensor counts, float32 and within what float32 counts exactly; else null.
+inline float* usual_count(const at::TensorBase& step) {
+  const c10::TensorImpl& impl = *step.unsafeGetTensorImpl();
+  if (!is_usual(impl) || impl.dtype() != caffe2::TypeMeta::Make<float>() || impl.numel() != 1 ||
+      impl.storage_offset() != 0)
+    return nullptr;
+  c10::StorageImpl& storage = *impl.unsafe_storage().unsafeGetStorageImpl();
+  if (storage.nbytes() < sizeof(float)) return nullptr;
+  auto* const count = static_cast<float*>(storage.mutable_data());
+  constexpr float kLast = 16777216.0f;  // 2^24: from here on floats skip numbers
+  const bool whole =
+      *count >= 0.0f && *count < kLast && *count == static_cast<float>(static_cast<int>(*count));
+  return whole ? count : nullptr;
+}
+
 // Raises unless the tensor can count steps: one element on the CPU, a whole number from 0 up.
 void check_step(const at::TensorBase& step, const Subject& subject);
 
 // Adds one to a checked step tensor and returns the new value. A float32 step stays at 2^24, as in
 // torch.
 double count_step(const at::TensorBase& step);
+
+// Raises unless the tensor is a number of a parameter's state: one finite element on the CPU.
+void check_number(const at::TensorBase& number, const Subject& subject);
+
+Number read_number(const at::TensorBase& number);
+void write_number(const at::TensorBase& number, double value);
 
 }  // namespace onepass

@@ -21,6 +21,7 @@ std::string schema(const Algorithm& row) {
   };
   std::string text = std::string(row.name) + "_(" + written("params") + ", Tensor[] grads";
   for (const State& state : row.states) text += ", " + written(std::string(state.name) + "s");
+  for (const State& number : row.numbers) text += ", " + written(std::string(number.name) + "s");
   text += ", " + written("state_steps") + ", *";
   for (const HyperInfo& hyper : row.hypers) {
     const char* type = hyper.range == Range::kFlag ? "bool" : hyper.scheduled ? "Tensor" : "float";
@@ -62,7 +63,7 @@ class Arguments {
  public:
   Arguments(const Algorithm& row, const torch::jit::Stack& stack, std::size_t count)
       : row_(row), values_(stack.end() - static_cast<std::ptrdiff_t>(count), stack.end()) {
-    for (std::size_t k = 0; k < row.states.size() + 3; ++k)
+    for (std::size_t k = 0; k < 3 + row.states.size() + row.numbers.size(); ++k)
       lists_.push_back(next().toTensorVector());
     check_lengths();
   }
@@ -74,7 +75,7 @@ class Arguments {
     for (std::size_t k = 0; k < row_.hypers.size(); ++k) {
       const HyperInfo& hyper = row_.hypers[k];
       group.hypers[k] = number_in(next(), hyper.name, hyper.optional);
-      if (!in_range(hyper, group.hypers[k]))
+      if (!hyper.allows(group.hypers[k]))
         reject(hyper, shown(group.hypers[k]), std::string("argument ") + hyper.name);
     }
     group.maximize = next().toBool();
@@ -93,7 +94,11 @@ class Arguments {
   }
 
   Tensors tensors(std::size_t k) const {
-    Tensors tensors{&lists_[0][k], &lists_[1][k], &lists_.back()[k]};
+    Tensors tensors{&lists_[0][k], &lists_[1][k]};
+    if (!lists_.back().empty()) tensors.step = &lists_.back()[k];
+    const std::size_t first_number = 2 + row_.states.size();
+    for (std::size_t number = 0; number < row_.numbers.size(); ++number)
+      tensors.numbers[number] = &lists_[first_number + number][k];
     int count = 0;
     for (std::size_t state = 0; state < row_.states.size(); ++state)
       if ((present_ >> state & 1) != 0) tensors.states[count++] = &lists_[2 + state][k];
@@ -105,11 +110,13 @@ class Arguments {
 
   void check_lengths() {
     for (std::size_t k = 1; k < lists_.size(); ++k) {
-      const bool is_state = k >= 2 && k + 1 < lists_.size();
-      const bool may_lack = is_state && row_.states[k - 2].only_if != nullptr;
+      const bool is_state = k >= 2 && k < 2 + row_.states.size();
+      const bool is_step = k + 1 == lists_.size();
+      const bool may_lack =
+          (is_state && row_.states[k - 2].only_if != nullptr) || (is_step && !row_.counts_steps);
       TORCH_CHECK(lists_[k].size() == size() || (may_lack && lists_[k].empty()), row_.name,
                   "_: list ", k, " has ", lists_[k].size(), " tensors, but params has ", size());
-      if (is_state && (!may_lack || !lists_[k].empty())) present_ |= 1u << (k - 2);
+      if (is_state && (!lists_[k].empty() || !may_lack)) present_ |= 1u << (k - 2);
     }
   }
 
@@ -133,10 +140,9 @@ void run_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const Group group = arguments.group();
   if (arguments.is_skipped()) return;
   Plan plan;
-  plan.begin();
-  plan.add_group(group);
+  plan.begin({&group, 1});
   for (std::size_t k = 0; k < arguments.size(); ++k)
-    plan.add(static_cast<int>(k)) = arguments.tensors(k);
+    plan.add(0, static_cast<int>(k)) = arguments.tensors(k);
   plan.validate(ArgumentNames{});
   plan.commit();
   plan.sweep();

@@ -5,57 +5,77 @@
 #include <algorithm>
 #include <string>
 
-namespace onepass {
+#include "sweep/versions.h"
 
-void Plan::begin(double grad_scale) {
+namespace onepass {
+namespace {
+
+bool same_coefficients(const Group& a, const Group& b) {
+  return &a == &b || (a.algorithm == b.algorithm && a.present == b.present &&
+                      std::ranges::equal(a.hypers, b.hypers));
+}
+
+}  // namespace
+
+void Plan::begin(std::span<const Group> groups, double grad_scale) {
   clear();
+  groups_ = groups;
+  // Scaled gradients are written too: no conclusion about them is kept.
+  if (grad_scale != 0.0 || grad_scale_ != 0.0 || instruction_set_ != instruction_set())
+    origins_.clear();
   grad_scale_ = grad_scale;
+  instruction_set_ = instruction_set();
 }
 
 void Plan::clear() {
-  groups_.clear();
+  groups_ = {};
   entries_.clear();
-  tasks_.clear();
-  ends_.clear();
-  gradients_.clear();
-  written_.clear();
   coefficients_.clear();
-  keys_.clear();
+  key_ = {};
   layouts_.clear();
   resolved_.clear();
   held_.clear();
 }
 
-void Plan::add_group(const Group& group) { groups_.push_back(group); }
-
-Tensors& Plan::add(int index) {
+Tensors& Plan::add(int group, int index) {
   Entry& entry = entries_.emplace_back();
-  entry.group = static_cast<int>(groups_.size()) - 1;
+  entry.group = group;
   entry.index = index;
   return entry.tensors;
 }
 
+void Plan::lay_end_to_end() {
+  ends_.clear();
+  std::int64_t end = 0;
+  for (const Task& task : tasks_) ends_.push_back(end += task.size);
+}
+
+// Whether tasks share memory, by all spans that are written and then by each gradient.
 void Plan::find_shared_memory() {
-  if (written_ != written_before_) {
-    written_before_ = written_;
-    written_sorted_ = written_;
-    std::erase_if(written_sorted_, [](const Span& span) { return span.begin == span.end; });
+  if (!writes_changed_ && !grads_changed_) return;
+  if (writes_changed_) {
+    written_sorted_.clear();
+    for (std::size_t k = 0; k < tasks_.size(); ++k)
+      for (int operand = 0; operand < 2 + tasks_[k].state_count; ++operand)
+        if (const Span& span = origins_[k].spans[operand];
+            span.begin != span.end && (operand != 1 || grad_scale_ != 0.0))
+          written_sorted_.push_back(span);
     std::ranges::sort(written_sorted_, {}, &Span::begin);
     writes_overlap_ = std::ranges::adjacent_find(written_sorted_, [](const Span& a, const Span& b) {
                         return a.end > b.begin;
                       }) != written_sorted_.end();
   }
   in_order_ = writes_overlap_;
-  if (grad_scale_ != 0.0) return;  // then the gradients are among what is written
-  if (gaps_.size() < tasks_.size()) gaps_.resize(tasks_.size());
+  gaps_.resize(tasks_.size());
   for (std::size_t k = 0; !in_order_ && k < tasks_.size(); ++k)
-    in_order_ = gradient_shares_memory(k);
+    in_order_ = grad_scale_ == 0.0 && gradient_shares_memory(k);
+  writes_changed_ = grads_changed_ = false;
 }
 
 // Whether a gradient lies in memory that this step writes. The gap between two written spans where
 // it lay in the step before is nearly always where it lies again, which spares the search.
 bool Plan::gradient_shares_memory(std::size_t k) {
-  const Span& grad = gradients_[k];
+  const Span& grad = origins_[k].spans[1];
   const std::size_t count = written_sorted_.size();
   std::size_t& next = gaps_[k];
   const auto fits = [&] {
@@ -69,31 +89,44 @@ bool Plan::gradient_shares_memory(std::size_t k) {
 }
 
 void Plan::commit() {
+  coefficients_.reserve(entries_.size());  // tasks point to its elements
   for (std::size_t k = 0; k < entries_.size(); ++k) {
-    Entry& entry = entries_[k];
-    const Tensors& tensors = entry.tensors;
-    const double step = count_step(*tensors.step);
-    entry.coefficients = coefficients_for(entry, tasks_[k].arithmetic, step);
+    const Tensors& tensors = entries_[k].tensors;
+    Task& task = tasks_[k];
+    double step = tensors.is_new ? 1.0 : 2.0;
+    if (tensors.step != nullptr) {
+      step = entries_[k].count != nullptr ? ++*entries_[k].count : count_step(*tensors.step);
+      tensors.step->unsafeGetTensorImpl()->bump_version();
+    }
+    task.update = &coefficients_for(entries_[k], task.arithmetic, step);
     tensors.param->unsafeGetTensorImpl()->bump_version();
-    tensors.step->unsafeGetTensorImpl()->bump_version();
-    for (int state = 0; state < tasks_[k].state_count; ++state)
+    for (int state = 0; state < task.state_count; ++state)
       tensors.states[state]->unsafeGetTensorImpl()->bump_version();
     if (grad_scale_ != 0.0) tensors.grad->unsafeGetTensorImpl()->bump_version();
   }
-  for (std::size_t k = 0; k < entries_.size(); ++k)
-    tasks_[k].update = &coefficients_[entries_[k].coefficients];
 }
 
-// Nearly always the parameters of a group have taken the same number of steps.
-std::size_t Plan::coefficients_for(const Entry& entry, Float arithmetic, double step) {
-  const CoefficientKey key{entry.group, step, arithmetic};
-  if (keys_.empty() || keys_.back() != key) {
-    const Group& group = groups_[entry.group];
-    keys_.push_back(key);
-    group.algorithm->variants[group.present].coefficients(group.hypers, step, arithmetic,
+// Nearly always the parameters of a group have taken the same number of steps, and then their
+// numbers are the same too; and many a group is like the one before.
+const Coefficients& Plan::coefficients_for(const Entry& entry, Float arithmetic, double step) {
+  const Group& group = groups_[entry.group];
+  const std::size_t count = group.algorithm->numbers.size();
+  Number numbers[kMaxNumbers] = {};
+  for (std::size_t k = 0; k < count; ++k) numbers[k] = read_number(*entry.tensors.numbers[k]);
+  const CoefficientKey key{&group, step, arithmetic, {numbers[0], numbers[1]}};
+  const bool same = key_.group != nullptr && step == key_.step && arithmetic == key_.arithmetic &&
+                    key.numbers == key_.numbers && same_coefficients(group, *key_.group);
+  if (!same) {
+    key_ = key;
+    group.algorithm->variants[group.present].coefficients(group.hypers, step, numbers, arithmetic,
                                                           coefficients_.emplace_back());
+    next_numbers_ = {numbers[0], numbers[1]};
   }
-  return keys_.size() - 1;
+  for (std::size_t k = 0; k < count; ++k) {
+    write_number(*entry.tensors.numbers[k], next_numbers_[k].value);
+    entry.tensors.numbers[k]->unsafeGetTensorImpl()->bump_version();
+  }
+  return coefficients_.back();
 }
 
 void Plan::hold() {
@@ -107,7 +140,7 @@ void Plan::hold() {
 }
 
 void Plan::sweep() const {
-  if (tasks_.empty()) return;
+  if (entries_.empty()) return;
   RECORD_FUNCTION(std::string("onepass::") + groups_.front().algorithm->name, {});
   if (!in_order_) return onepass::sweep(tasks_, ends_);
   for (const Task& task : tasks_) sweep_task(task, 0, task.size);

@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <deque>
 #include <vector>
 
@@ -16,8 +17,10 @@ namespace onepass {
 struct Tensors {
   const at::TensorBase* param = nullptr;
   const at::TensorBase* grad = nullptr;
-  const at::TensorBase* step = nullptr;
+  const at::TensorBase* step = nullptr;  // null where the algorithm counts none
+  const at::TensorBase* numbers[kMaxNumbers] = {};
   const at::TensorBase* states[kMaxStates] = {};
+  bool is_new = false;  // the states were made for this step
 };
 
 // A parameter group: the algorithm, which of its states are present, the hyper-parameters.
@@ -36,15 +39,17 @@ struct Group {
   }
 };
 
-// The order of calls is begin, add_group and add for each group, validate, commit, sweep.
+// The order of calls is begin, add for each parameter, validate, commit, sweep.
+//
+// Between steps a plan keeps addresses, and what it concluded from them. It looks every tensor up
+// anew in every step; where all it finds about a parameter is as before, so is the conclusion.
 class Plan {
  public:
   // Starts a new step. A `grad_scale` other than 0 divides every gradient, which is written back.
-  void begin(double grad_scale = 0.0);
-  void add_group(const Group& group);
-  // Adds the parameter at `index` of the group added last, and returns the place for its tensors.
-  // Without a gradient its state is validated and that is all.
-  Tensors& add(int index);
+  void begin(std::span<const Group> groups, double grad_scale = 0.0);
+  // Adds the parameter at `index` of a group, and returns the place for its tensors. Without a
+  // gradient its state is validated and that is all.
+  Tensors& add(int group, int index);
   // Validates everything. Nothing after it can fail.
   void validate(const Names& names);
   // Counts the steps and bumps the version counters.
@@ -59,42 +64,60 @@ class Plan {
   std::int64_t elements() const { return ends_.empty() ? 0 : ends_.back(); }
 
  private:
+  // What the coefficients computed last belong to.
   struct CoefficientKey {
-    int group;
-    double step;
-    Float arithmetic;
-    bool operator==(const CoefficientKey&) const = default;
+    const Group* group = nullptr;
+    double step = 0.0;
+    Float arithmetic = {};
+    std::array<Number, kMaxNumbers> numbers = {};
   };
   struct Entry {
     Tensors tensors;
     int group, index;
-    std::size_t coefficients = 0;
+    float* count = nullptr;  // of a usual step tensor
+  };
+  using Spans = std::array<Span, kMaxOperands>;  // parameter, gradient, states
+  // What a task was made from; `usual` says that spans, type and group are all there is to it.
+  struct Origin {
+    Spans spans = {};
+    int group = -1;
+    caffe2::TypeMeta type;
+    bool usual = false;
   };
 
-  void validate_entry(Entry& entry, const Subject& subject);
-  bool usual_spans(const Tensors& tensors, int states, Span* spans) const;
-  void check_operands(Entry& entry, const Subject& subject, Span* spans);
+  void validate_entry(std::size_t k, const Subject& subject);
+  bool keep_task(std::size_t k, const Spans& spans);
+  void check_numbers(Entry& entry, const Subject& subject);
+  bool usual_spans(const Tensors& tensors, int states, Spans& spans) const;
+  void check_operands(Entry& entry, const Subject& subject, Spans& spans);
   Span check_gradient(Entry& entry, const Subject& subject);
-  void choose_loops(Task& task, const Group& group);
-  void add_task(const Entry& entry, const Span* spans, bool usual);
+  void choose_loops(std::size_t k);
+  void make_task(std::size_t k, const Spans& spans, bool usual);
   void plan_strides(Task& task, const Tensors& tensors);
-  std::size_t coefficients_for(const Entry& entry, Float arithmetic, double step);
+  const Coefficients& coefficients_for(const Entry& entry, Float arithmetic, double step);
+  void lay_end_to_end();
   void find_shared_memory();
   bool gradient_shares_memory(std::size_t k);
 
   double grad_scale_ = 0.0;
-  bool writes_overlap_ = false;  // the verdict on written_before_
-  bool in_order_ = false;        // some tasks share memory: sweep one after the other
-  std::vector<Group> groups_;
+  int instruction_set_ = -1;     // that the loops of tasks_ are for
+  bool writes_changed_ = false;  // since the verdict of find_shared_memory
+  bool grads_changed_ = false;
+  bool writes_overlap_ = false;
+  bool in_order_ = false;  // some tasks share memory: sweep one after the other
+  std::span<const Group> groups_;
+  std::vector<Group> groups_before_;  // those that origins_ refers to
   std::vector<Entry> entries_;
-  std::vector<Task> tasks_;
+  std::vector<Task> tasks_;  // this and the next three: by entry, and kept between steps
+  std::vector<Origin> origins_;
   std::vector<std::int64_t> ends_;
-  std::vector<Span> gradients_, written_, written_before_, written_sorted_;
+  std::vector<std::size_t> gaps_;  // which span of written_sorted_ comes after each gradient
+  std::vector<Span> written_sorted_;
   std::vector<Coefficients> coefficients_;
-  std::vector<CoefficientKey> keys_;  // of coefficients_
-  std::vector<std::size_t> gaps_;     // which span of written_sorted_ comes after each gradient
-  std::deque<std::vector<std::int64_t>> layouts_;  // sizes or strides of operands with strides
-  std::deque<at::Tensor> resolved_;                // gradients that were lazily conjugated
+  CoefficientKey key_;                                 // of the last of coefficients_
+  std::array<Number, kMaxNumbers> next_numbers_ = {};  // after the step it belongs to
+  std::deque<std::vector<std::int64_t>> layouts_;      // sizes or strides of operands with strides
+  std::deque<at::Tensor> resolved_;                    // gradients that were lazily conjugated
   std::vector<c10::Storage> held_;
 };
 

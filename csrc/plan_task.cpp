@@ -61,34 +61,35 @@ bool is_linear(const Tensors& tensors, Task& task) {
 
 }  // namespace
 
-void Plan::add_task(const Entry& entry, const Span* spans, bool usual) {
-  const Tensors& tensors = entry.tensors;
-  const Group& group = groups_[entry.group];
-  Task& task = tasks_.emplace_back();
+void Plan::make_task(std::size_t k, const Spans& spans, bool usual) {
+  const Tensors& tensors = entries_[k].tensors;
+  const Group& group = groups_[entries_[k].group];
+  Origin& origin = origins_[k];
+  writes_changed_ |= origin.spans != spans;
+  const std::int64_t size_before = tasks_[k].size;
+  Task& task = tasks_[k] = {};
+  if (tensors.grad == nullptr) return;
   task.state_count = group.state_count;
   task.maximize = group.maximize;
   task.grad_scale = grad_scale_;
   const int pair = tensors.param->is_complex() ? 2 : 1;
   task.size = tensors.param->is_meta() ? 0 : tensors.param->numel() * pair;
   const Float type = stored_type(*tensors.param);
-  const Span* span = spans;
+  const Span* span = spans.data();
   for_each_operand(tensors, task, [&](const at::TensorBase& tensor, Operand& operand) {
     operand.type = usual ? type : stored_type(tensor);
     operand.data = const_cast<std::byte*>(span++->begin);
   });
   if (!usual && task.size > 0 && !is_linear(tensors, task)) plan_strides(task, tensors);
-  choose_loops(task, group);
-
-  ends_.push_back(elements() + task.size);
-  gradients_.push_back(spans[1]);
-  written_.push_back(spans[0]);
-  written_.insert(written_.end(), spans + 2, spans + 2 + task.state_count);
-  if (grad_scale_ != 0.0) written_.push_back(spans[1]);
+  choose_loops(k);
+  writes_changed_ |= task.size != size_before;
+  origin = {spans, entries_[k].group, tensors.param->dtype(), usual};
 }
 
 // Most tasks are like the one before: its choice is good for them too.
-void Plan::choose_loops(Task& task, const Group& group) {
-  const std::size_t k = tasks_.size() - 1;
+void Plan::choose_loops(std::size_t k) {
+  Task& task = tasks_[k];
+  const Group& group = groups_[entries_[k].group];
   if (k > 0 && entries_[k].group == entries_[k - 1].group && same_types(task, tasks_[k - 1]) &&
       task.sizes == nullptr && tasks_[k - 1].sizes == nullptr) {
     task.arithmetic = tasks_[k - 1].arithmetic;

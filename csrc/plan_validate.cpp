@@ -1,6 +1,8 @@
 // Plan::validate: everything is looked at before anything is written.
 #include <ATen/Functions.h>
 
+#include <algorithm>
+
 #include "plan.h"
 
 namespace onepass {
@@ -8,7 +10,8 @@ namespace {
 
 // Raises if two of a parameter's tensors have an element in common: the loops take them for
 // independent. Almost always their spans say so already.
-void check_separate(const Tensors& tensors, int states, const Span* spans, const Subject& subject) {
+void check_separate(const Tensors& tensors, int states, std::span<const Span> spans,
+                    const Subject& subject) {
   const auto tensor = [&](int k) -> const at::TensorBase& {
     return k == 0 ? *tensors.param : k == 1 ? *tensors.grad : *tensors.states[k - 2];
   };
@@ -29,7 +32,7 @@ template <class Visit>
 void for_each_tensor(const Tensors& tensors, int states, const Visit& visit) {
   visit(*tensors.param);
   if (tensors.grad != nullptr) visit(*tensors.grad);
-  visit(*tensors.step);
+  if (tensors.step != nullptr) visit(*tensors.step);
   for (int k = 0; k < states; ++k) visit(*tensors.states[k]);
 }
 
@@ -41,6 +44,11 @@ void prefetch(const Header* header) {
 
 void prefetch_header(const at::TensorBase& tensor) { prefetch(tensor.unsafeGetTensorImpl()); }
 
+// Whether tasks of the two groups are made alike.
+bool same_tasks(const Group& a, const Group& b) {
+  return a.algorithm == b.algorithm && a.present == b.present && a.maximize == b.maximize;
+}
+
 void prefetch_storage(const at::TensorBase& tensor) {
   prefetch(tensor.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());
 }
@@ -50,6 +58,13 @@ void prefetch_storage(const at::TensorBase& tensor) {
 void Plan::validate(const Names& names) {
   const std::size_t count = entries_.size();
   const auto states = [this](std::size_t k) { return groups_[entries_[k].group].state_count; };
+  if (!std::ranges::equal(groups_, groups_before_, same_tasks)) {
+    origins_.clear();
+    groups_before_.assign(groups_.begin(), groups_.end());
+  }
+  writes_changed_ |= origins_.size() != count;
+  tasks_.resize(count);
+  origins_.resize(count);
   for (std::size_t k = 0; k < count; ++k) {
     if (k + kHeadersAhead < count)
       for_each_tensor(entries_[k + kHeadersAhead].tensors, states(k + kHeadersAhead),
@@ -57,23 +72,56 @@ void Plan::validate(const Names& names) {
     if (k + kStoragesAhead < count)
       for_each_tensor(entries_[k + kStoragesAhead].tensors, states(k + kStoragesAhead),
                       prefetch_storage);
-    validate_entry(entries_[k], {names, entries_[k].group, entries_[k].index});
+    validate_entry(k, {names, entries_[k].group, entries_[k].index});
   }
+  if (writes_changed_) lay_end_to_end();
   find_shared_memory();
 }
 
-void Plan::validate_entry(Entry& entry, const Subject& subject) {
+void Plan::validate_entry(std::size_t k, const Subject& subject) {
+  Entry& entry = entries_[k];
   const int states = groups_[entry.group].state_count;
-  Span spans[kMaxOperands] = {};
+  Spans spans = {};
   const bool usual = usual_spans(entry.tensors, states, spans);
+  check_numbers(entry, subject);
+  if (usual && keep_task(k, spans)) return;
+  origins_[k].usual = false;
   if (!usual) check_operands(entry, subject, spans);
   check_separate(entry.tensors, states, spans, subject);
-  check_step(*entry.tensors.step, subject.about("step"));
-  if (entry.tensors.grad != nullptr) add_task(entry, spans, usual);
+  make_task(k, spans, usual);
+}
+
+// Whether the task of the step before is that of this one, but for the place of the gradient.
+bool Plan::keep_task(std::size_t k, const Spans& spans) {
+  const Entry& entry = entries_[k];
+  Origin& origin = origins_[k];
+  Task& task = tasks_[k];
+  bool same = origin.usual && origin.group == entry.group &&
+              origin.type == entry.tensors.param->dtype() && origin.spans[0] == spans[0];
+  for (int state = 0; same && state < task.state_count; ++state)
+    same = origin.spans[2 + state] == spans[2 + state];
+  if (!same || origin.spans[1] == spans[1]) return same;
+  for (int operand = 0; operand < 2 + task.state_count; ++operand)
+    if (operand != 1 && spans[1].overlaps(spans[operand])) return false;
+  origin.spans[1] = spans[1];
+  task.grad.data = const_cast<std::byte*>(spans[1].begin);
+  grads_changed_ = true;
+  return true;
+}
+
+void Plan::check_numbers(Entry& entry, const Subject& subject) {
+  const Tensors& tensors = entry.tensors;
+  if (tensors.step != nullptr) {
+    entry.count = usual_count(*tensors.step);
+    if (entry.count == nullptr) check_step(*tensors.step, subject.about("step"));
+  }
+  const std::span<const State> numbers = groups_[entry.group].algorithm->numbers;
+  for (std::size_t k = 0; k < numbers.size(); ++k)
+    check_number(*tensors.numbers[k], subject.about(numbers[k].name));
 }
 
 // What nearly every parameter is: all its tensors usual, of one type and shape.
-bool Plan::usual_spans(const Tensors& tensors, int states, Span* spans) const {
+bool Plan::usual_spans(const Tensors& tensors, int states, Spans& spans) const {
   const Usual usual(*tensors.param);
   if (tensors.grad == nullptr || !usual.applies()) return false;
   const Access grad_access = grad_scale_ == 0.0 ? Access::kRead : Access::kWrite;
@@ -85,7 +133,7 @@ bool Plan::usual_spans(const Tensors& tensors, int states, Span* spans) const {
   return true;
 }
 
-void Plan::check_operands(Entry& entry, const Subject& subject, Span* spans) {
+void Plan::check_operands(Entry& entry, const Subject& subject, Spans& spans) {
   const Group& group = groups_[entry.group];
   const Tensors& tensors = entry.tensors;
   check_kind(*tensors.param, subject);

@@ -28,17 +28,6 @@ const at::Tensor& gradient_of(const at::Tensor& param) {
   return meta == nullptr ? none : meta->grad_;
 }
 
-// One of the two numbers under a key such as betas.
-py::object item_of_pair(const py::object& pair, const HyperInfo& hyper, int group) {
-  const Py_ssize_t size = PySequence_Check(pair.ptr()) == 1 ? PySequence_Size(pair.ptr()) : -1;
-  if (PyErr_Occurred() != nullptr) throw py::error_already_set();
-  TORCH_CHECK_VALUE(size == 2, hyper.key, " must be two numbers, got ", std::string(py::repr(pair)),
-                    " (parameter group ", group, ")");
-  auto item = py::reinterpret_steal<py::object>(PySequence_GetItem(pair.ptr(), hyper.index));
-  if (!item) throw py::error_already_set();
-  return item;
-}
-
 }  // namespace
 
 bool dispatch_mode_is_active() {
@@ -68,18 +57,15 @@ class PythonStep::Session {
 };
 
 PythonStep::PythonStep(const std::string& algorithm_name)
-    : algorithm_(algorithm(algorithm_name)), step_key_(interned("step")) {
-  for (const HyperInfo& hyper : algorithm_.hypers) hyper_keys_.push_back(interned(hyper.key));
-  for (const State& state : algorithm_.states) {
-    state_keys_.push_back(interned(state.name));
-    option_keys_.push_back(state.only_if == nullptr ? nullptr : interned(state.only_if));
-  }
+    : algorithm_(algorithm(algorithm_name)), reader_(algorithm_), step_key_(interned("step")) {
+  for (const State& number : algorithm_.numbers) number_keys_.push_back(interned(number.name));
+  for (const State& state : algorithm_.states) state_keys_.push_back(interned(state.name));
 }
 
 bool PythonStep::step(const py::list& groups, const py::dict& state, const py::function& new_state,
                       const py::object& grad_scale, const py::object& found_inf) {
   const Session session(*this);
-  if (optional_number_of(found_inf.ptr(), {"found_inf", -1, -1}).value_or(0.0) != 0.0) return true;
+  if (skips(found_inf)) return true;
   const std::optional<double> scale = optional_number_of(grad_scale.ptr(), {"grad_scale", -1, -1});
   TORCH_CHECK_VALUE(!scale || (*scale > 0.0 && std::isfinite(*scale)),
                     "Invalid grad_scale: ", scale.value_or(0.0),
@@ -97,6 +83,10 @@ bool PythonStep::step(const py::list& groups, const py::dict& state, const py::f
   return true;
 }
 
+bool PythonStep::skips(const py::object& found_inf) {
+  return optional_number_of(found_inf.ptr(), {"found_inf", -1, -1}).value_or(0.0) != 0.0;
+}
+
 bool PythonStep::rehearse(const py::list& groups, const py::dict& state,
                           const py::function& new_state) {
   const Session session(*this);
@@ -107,11 +97,15 @@ bool PythonStep::rehearse(const py::list& groups, const py::dict& state,
 // Gathers and validates everything. States are made on the way, and kept if nothing is refused.
 bool PythonStep::prepare(PyObject* groups, PyObject* state, const py::function& new_state) {
   first_group_ = 0;
+  new_.clear();
   read_groups(groups);
   if (!gather(groups, state, Look::kAtGradients)) return false;
   NewStates new_states(state);
   if (!stateless_.empty()) {
-    for (const auto& [param, group] : stateless_) new_states.insert(param, new_state(param, group));
+    for (const auto& [param, group] : stateless_) {
+      new_states.insert(param, new_state(param, group));
+      new_.push_back(param.ptr());
+    }
     if (!gather(groups, state, Look::kAtGradients)) return false;
   }
   plan_.validate(ParameterNames(groups));
@@ -135,52 +129,19 @@ void PythonStep::read_groups(PyObject* groups) {
   for (Py_ssize_t i = 0; i < PyList_GET_SIZE(groups); ++i) {
     const auto group = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(groups, i));
     groups_.push_back(i < first_group_ ? Group{.algorithm = &algorithm_}
-                                       : read_group(group.ptr(), static_cast<int>(i)));
+                                       : reader_.read(group.ptr(), static_cast<int>(i)));
   }
-}
-
-Group PythonStep::read_group(PyObject* group, int index) const {
-  static PyObject* const maximize_key = interned("maximize");
-  const auto is_set = [group](PyObject* key) {
-    PyObject* value = get(group, key);
-    return value != nullptr && is_true(value);
-  };
-  TORCH_CHECK_TYPE(PyDict_Check(group), "parameter group ", index, " must be a dict");
-  Group read{.algorithm = &algorithm_, .maximize = is_set(maximize_key)};
-  for (std::size_t k = 0; k < hyper_keys_.size(); ++k) read.hypers[k] = read_hyper(group, k, index);
-  for (std::size_t k = 0; k < option_keys_.size(); ++k)
-    if (option_keys_[k] == nullptr || is_set(option_keys_[k])) read.add_state(k);
-  return read;
-}
-
-double PythonStep::read_hyper(PyObject* group, std::size_t which, int index) const {
-  const HyperInfo& hyper = algorithm_.hypers[which];
-  PyObject* value = get(group, hyper_keys_[which]);
-  if (value == nullptr && hyper.optional) return 0.0;
-  TORCH_CHECK(value != nullptr, "parameter group ", index, " has no '", hyper.key, "'; set it");
-  auto item = py::reinterpret_borrow<py::object>(value);
-  if (hyper.index >= 0) item = item_of_pair(item, hyper, index);
-  if (hyper.range == Range::kFlag) return is_true(item.ptr()) ? 1.0 : 0.0;
-  const OptionName name{hyper.key, hyper.index, index};
-  const double number = number_of(item.ptr(), name);
-  if (!in_range(hyper, number)) {
-    const bool is_tensor = THPVariable_Check(item.ptr());
-    reject(hyper, is_tensor ? py::str(py::float_(number)) : py::str(item), name.where());
-  }
-  return number;
 }
 
 bool PythonStep::gather(PyObject* groups, PyObject* state, Look look) {
-  plan_.begin(grad_scale_);
+  plan_.begin(groups_, grad_scale_);
   stateless_.clear();
+  next_new_ = 0;
   TORCH_CHECK(PyList_GET_SIZE(groups) == static_cast<Py_ssize_t>(groups_.size()),
               "the parameter groups changed while they were read; step again");
   StateLookup states(state);
-  for (std::size_t i = 0; i < groups_.size(); ++i) {
-    plan_.add_group(groups_[i]);
-    if (static_cast<int>(i) < first_group_) continue;
+  for (std::size_t i = first_group_; i < groups_.size(); ++i)
     if (!gather_group(groups, static_cast<int>(i), states, look)) return false;
-  }
   return true;
 }
 
@@ -206,9 +167,13 @@ bool PythonStep::gather_group(PyObject* groups, int index, StateLookup& states, 
       if (look == Look::kAtGradients) return false;
       continue;
     }
-    PyObject* state = states.find(object);
-    if (state != nullptr && (!PyDict_Check(state) || PyDict_GET_SIZE(state) > 0)) {
-      add_parameter(param, state, subject, look);
+    const bool needs_state = algorithm_.counts_steps || groups_[index].present != 0;
+    if (look == Look::kAtStates && !needs_state) continue;
+    PyObject* state = needs_state ? states.find(object) : nullptr;
+    if (!needs_state || (state != nullptr && !lacks_state(state, groups_[index]))) {
+      Tensors& tensors = add_parameter(param, state, subject, look);
+      tensors.is_new = next_new_ < new_.size() && new_[next_new_] == object;
+      if (tensors.is_new) ++next_new_;
     } else if (look == Look::kAtGradients) {
       stateless_.emplace_back(py::reinterpret_borrow<py::object>(object),
                               py::reinterpret_borrow<py::object>(group));
@@ -217,23 +182,36 @@ bool PythonStep::gather_group(PyObject* groups, int index, StateLookup& states, 
   return true;
 }
 
-void PythonStep::add_parameter(const at::Tensor& param, PyObject* state, const Subject& subject,
-                               Look look) {
+// Whether a parameter's state is still to be made. Without a step count it is where the first of
+// its states is: torch's SGD also keeps states that are empty or None.
+bool PythonStep::lacks_state(PyObject* state, const Group& group) const {
+  if (!PyDict_Check(state)) return false;
+  if (algorithm_.counts_steps) return PyDict_GET_SIZE(state) == 0;
+  PyObject* first = get(state, state_keys_[std::countr_zero(group.present)]);
+  return first == nullptr || first == Py_None;
+}
+
+Tensors& PythonStep::add_parameter(const at::Tensor& param, PyObject* state, const Subject& subject,
+                                   Look look) {
+  Tensors& tensors = plan_.add(subject.group, subject.index);
+  tensors.param = &param;
+  if (look == Look::kAtGradients) tensors.grad = &gradient_of(param);
+  if (state == nullptr) return tensors;
   TORCH_CHECK_TYPE(PyDict_Check(state), "the state of ", subject.parameter(), " must be a dict");
   InOrder in_order(state);
   const auto tensor_under = [&](PyObject* key, const char* role) {
     PyObject* value = in_order.take(key);
     return &tensor_of(value != nullptr ? value : get(state, key), subject, role);
   };
-  Tensors& tensors = plan_.add(subject.index);
-  tensors.param = &param;
-  if (look == Look::kAtGradients) tensors.grad = &gradient_of(param);
-  tensors.step = tensor_under(step_key_, "step");
+  if (algorithm_.counts_steps) tensors.step = tensor_under(step_key_, "step");
+  for (std::size_t k = 0; k < number_keys_.size(); ++k)
+    tensors.numbers[k] = tensor_under(number_keys_[k], algorithm_.numbers[k].name);
   int count = 0;
   for (unsigned present = groups_[subject.group].present; present != 0; present &= present - 1) {
     const int k = std::countr_zero(present);
     tensors.states[count++] = tensor_under(state_keys_[k], algorithm_.states[k].name);
   }
+  return tensors;
 }
 
 }  // namespace onepass

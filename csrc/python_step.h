@@ -7,6 +7,7 @@
 
 #include "plan.h"
 #include "python_access.h"
+#include "python_options.h"
 
 namespace onepass {
 
@@ -25,6 +26,9 @@ class PythonStep {
   bool step(const py::list& groups, const py::dict& state, const py::function& new_state,
             const py::object& grad_scale, const py::object& found_inf);
 
+  // Whether a step is skipped because the gradient scaler found an overflow.
+  static bool skips(const py::object& found_inf);
+
   // Refuses what step() would refuse and makes the states that it would make, but takes no step.
   bool rehearse(const py::list& groups, const py::dict& state, const py::function& new_state);
 
@@ -35,22 +39,25 @@ class PythonStep {
   enum class Look { kAtGradients, kAtStates };
   class Session;
 
-  double read_hyper(PyObject* group, std::size_t which, int index) const;
-  Group read_group(PyObject* group, int index) const;
   void read_groups(PyObject* groups);
   bool prepare(PyObject* groups, PyObject* state, const py::function& new_state);
   bool gather(PyObject* groups, PyObject* state, Look look);
   bool gather_group(PyObject* groups, int index, StateLookup& states, Look look);
-  void add_parameter(const at::Tensor& param, PyObject* state, const Subject& subject, Look look);
+  bool lacks_state(PyObject* state, const Group& group) const;
+  Tensors& add_parameter(const at::Tensor& param, PyObject* state, const Subject& subject,
+                         Look look);
 
   const Algorithm& algorithm_;
+  GroupReader reader_;
   PyObject* step_key_;  // this and the following are interned
-  std::vector<PyObject*> hyper_keys_, option_keys_, state_keys_;
+  std::vector<PyObject*> state_keys_, number_keys_;
   bool busy_ = false;
   double grad_scale_ = 0.0;
   int first_group_ = 0;
   std::vector<Group> groups_;
   std::vector<std::pair<py::object, py::object>> stateless_;  // (parameter, its group)
+  std::vector<PyObject*> new_;  // the parameters whose state was made for this step, in order
+  std::size_t next_new_ = 0;    // which of them comes next
   Plan plan_;
 };
 

@@ -17,11 +17,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from onepass.rules import RULES
 from tests.cases import Case
-from tests.oracle import all_states_on, op_options, state_names
-from tests.support import params_of
+from tests.oracle import all_states_on, op_lists, op_options, operands_of, state_names
 
 SHAPE = (3, 4)
+MAY_BE_NEGATIVE = {"dampening", "t0"}  # of the hyper-parameters
 Spoil = Callable[[Any, Tensor], None]
 
 
@@ -53,10 +54,9 @@ def make(case: Case, *, stepped: bool, named: bool = False, **options: Any) -> A
 
 def op_arguments(case: Case) -> dict[str, Any]:
     """Returns the arguments of the algorithm's op for three parameters."""
-    names = state_names(case, all_states_on(case))
     made = make(case, stepped=True)
-    lists = [[p.detach() for p in params_of(made)], [p.grad for p in params_of(made)]]
-    lists += [[made.state[p][name] for p in params_of(made)] for name in (*names, "step")]
+    params, *others = op_lists(case, [operands for operands, _ in operands_of(case, made)])
+    lists = [[param.detach() for param in params], *others]
     return {"lists": lists, "options": op_options(case, made.param_groups[0])}
 
 
@@ -211,10 +211,11 @@ OPTIONS = [
     Bad("lr of 2", option("lr", torch.ones(2)), "Tensor lr must be 1-element", False, False),
     Bad("lr a string", option("lr", "0.1"), "lr.*str", False, False),
     Bad("no lr", without_option("lr"), "'lr'", False, False),
-    Bad(
-        "weight_decay inf", option("weight_decay", float("inf")), "weight_decay.*inf", False, False
-    ),
 ]
+
+
+def _infinite(key: str) -> Bad:
+    return Bad(f"{key} inf", option(key, float("inf")), f"{key}.*inf", False, False)
 
 
 # ---- states
@@ -231,6 +232,8 @@ def without_entry(name: str) -> Spoil:
 
 
 def _state_rows(name: str) -> list[Bad]:
+    """Returns what a state must not be."""
+
     def row(what: str, value: Any, says: str) -> Bad:
         return Bad(f"{name} {what}", entry(name, value), rf"{name}.*{says}", True)
 
@@ -250,9 +253,7 @@ def _state_rows(name: str) -> list[Bad]:
         row("inference", lambda: inference(lambda: torch.zeros(SHAPE)), "nference"),
         row("a number", 0.5, "must be a tensor, got float"),
         row("a list", [half], "must be a tensor, got list"),
-        row("None", None, "must be a tensor, got NoneType"),
         row("of a class of its own", lambda: Wrapper(torch.zeros(SHAPE)), "Wrapper|kind"),
-        Bad(f"no {name}", without_entry(name), f"{name}.*missing", True),
     ]
     for size in (0, 47):
         freed = storage(lambda optimizer, param: optimizer.state[param][name], size)
@@ -260,32 +261,60 @@ def _state_rows(name: str) -> list[Bad]:
     return rows
 
 
-def _step_rows() -> list[Bad]:
+def _absent_rows(name: str) -> list[Bad]:
+    return [
+        Bad(f"{name} None", entry(name, None), f"{name}.*must be a tensor, got NoneType", True),
+        Bad(f"no {name}", without_entry(name), f"{name}.*missing", True),
+    ]
+
+
+def _number_rows(name: str, right: str) -> list[Bad]:
+    """Returns what a state that is one number must not be; `right` is what it must be."""
+
     def row(value: Any, says: str) -> Bad:
-        return Bad(f"step {value!r}", entry("step", value), rf"step.*{says}", True)
+        return Bad(f"{name} {value!r}", entry(name, value), rf"{name}.*{says}", True)
 
     def tensor(value: Any, says: str, **kind: Any) -> Bad:
         return row(torch.tensor(value, **kind), says)
 
+    def freed(size: int) -> Bad:
+        spoil = storage(lambda optimizer, param: optimizer.state[param][name], size)
+        return Bad(f"{name} with {size} bytes", spoil, f"{name}.*{FREED}", True)
+
     return [
-        *(tensor(x, rf"is {x:.0f}, but.*whole") for x in (float("nan"), -1.0, float("inf"))),
-        tensor(-1, "is -1, but.*whole", dtype=torch.int64),
-        tensor(0.5, "is 0.5, but.*whole"),
+        *(tensor(x, rf"is {x}, but must.*{right}") for x in (float("nan"), float("inf"))),
         tensor([1.0, 2.0], "one element"),
         tensor([], "one element"),
         tensor(1 + 0j, "dtype ComplexFloat"),
         tensor(True, "dtype Bool"),
         tensor(1.0, "CPU", device="meta"),
         row(3, "must be a tensor, got int"),
-        row(None, "must be a tensor, got NoneType"),
         Bad(
-            "inference step", entry("step", lambda: inference(lambda: torch.ones(()))), "step", True
+            f"inference {name}",
+            entry(name, lambda: inference(lambda: torch.ones(()))),
+            rf"{name}.*nference",
+            True,
         ),
-        Bad("no step", without_entry("step"), "step.*missing", True),
-        Bad("freed step", storage(lambda o, p: o.state[p]["step"], 0), f"step.*{FREED}", True),
-        Bad("shrunk step", storage(lambda o, p: o.state[p]["step"], 3), f"step.*{FREED}", True),
-        Bad("state a list", lambda o, p: o.state.__setitem__(p, [1]), "state.*dict", True),
+        freed(0),
+        freed(3),
+        *_absent_rows(name),
     ]
+
+
+def _step_rows() -> list[Bad]:
+    def tensor(value: Any, **kind: Any) -> Bad:
+        says = rf"step.* is {value:g}, but.*whole"
+        return Bad(f"step {value}", entry("step", torch.tensor(value, **kind)), says, True)
+
+    return [
+        tensor(-1.0),
+        tensor(-1, dtype=torch.int64),
+        tensor(0.5),
+        *_number_rows("step", "whole"),
+    ]
+
+
+STATE_A_LIST = Bad("state a list", lambda o, p: o.state.__setitem__(p, [1]), "state.*dict", True)
 
 
 # ---- memory in common
@@ -317,9 +346,14 @@ def _shared_rows(names: list[str]) -> list[Bad]:
 
 def rows(case: Case) -> list[Bad]:
     """Returns the whole table for one algorithm."""
-    names = state_names(case, all_states_on(case))
-    per_state = [row for name in names for row in _state_rows(name)]
-    return [*GRADIENTS, *PARAMETERS, *OPTIONS, *per_state, *_step_rows(), *_shared_rows(names)]
+    rule, names = RULES[case.ours.rule], state_names(case, all_states_on(case))
+    of_state = [row for name in names for row in _state_rows(name)]
+    of_state += [row for number in rule.numbers for row in _number_rows(number.name, "finite")]
+    if rule.counts_steps:  # otherwise a parameter without its states is a new one
+        of_state += [row for name in names for row in _absent_rows(name)] + _step_rows()
+    options = [_infinite(hyper.key) for hyper in rule.hypers if hyper.key == "weight_decay"]
+    shared = _shared_rows(names)
+    return [*GRADIENTS, *PARAMETERS, *OPTIONS, *options, *of_state, STATE_A_LIST, *shared]
 
 
 def matches(bad: Bad, text: str) -> bool:

@@ -11,20 +11,23 @@ import torch
 import onepass
 from tests import reference
 
+Options = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class Case:
     ours: type[Any]
     theirs: type[torch.optim.Optimizer] | None  # the class of torch.optim, if it has the algorithm
     reference: Callable[..., Any]  # one step in float64 numpy, written from the paper
-    settings: tuple[dict[str, Any], ...]  # options that all mean something, for torch's class too
-    extras: tuple[dict[str, Any], ...] = ()  # options that torch does not have
+    # Options that all mean something, for torch's class too; the second row sets every number.
+    settings: tuple[Options, ...]
+    extras: tuple[Options, ...] = ()  # options that torch does not have
 
     def __str__(self) -> str:
         return self.ours.__name__
 
 
-ADAM_SETTINGS: tuple[dict[str, Any], ...] = (
+ADAM = (
     {},
     {"lr": 0.1, "betas": (0.7, 0.9), "eps": 1e-2, "weight_decay": 0.3},
     {"lr": 0.02, "amsgrad": True, "weight_decay": 0.1},
@@ -32,25 +35,106 @@ ADAM_SETTINGS: tuple[dict[str, Any], ...] = (
     {"lr": 0.05, "amsgrad": True, "maximize": True, "betas": (0.95, 0.5), "weight_decay": 0.01},
     {"lr": 0.1, "betas": (0.0, 0.0), "eps": 1e-6},
 )
-ADAM_EXTRAS: tuple[dict[str, Any], ...] = (
+COUPLED = {"lr": 0.1, "weight_decay": 0.3, "decoupled_weight_decay": True}
+EPS_ROOT = (
     {"eps": 0.0, "eps_root": 1e-8},
     {"eps_root": 1e-2, "lr": 0.1, "weight_decay": 0.1},
 )
-DECAY_EXTRAS: tuple[dict[str, Any], ...] = ({"decouple_lr": True, "weight_decay": 1e-3, "lr": 0.1},)
+DECAY = {"decouple_lr": True, "weight_decay": 1e-3, "lr": 0.1}
+COUPLED_DECAY = {**DECAY, "decoupled_weight_decay": True}
+
+
+def row(name: str, *settings: Options, extras: tuple[Options, ...] = ()) -> Case:
+    theirs = getattr(torch.optim, name, None)
+    return Case(getattr(onepass, name), theirs, getattr(reference, name.lower()), settings, extras)
+
 
 CASES: tuple[Case, ...] = (
-    Case(
-        onepass.Adam,
-        torch.optim.Adam,
-        reference.adam,
-        (*ADAM_SETTINGS, {"lr": 0.1, "weight_decay": 0.3, "decoupled_weight_decay": True}),
-        ADAM_EXTRAS,
+    row(
+        "SGD",
+        {},
+        {"lr": 0.1, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.3},
+        {"lr": 0.05, "momentum": 0.8, "nesterov": True},
+        {"lr": 0.1, "maximize": True, "weight_decay": 0.1},
+        {"lr": 0.02, "momentum": 0.5, "maximize": True},
     ),
-    Case(
-        onepass.AdamW,
-        torch.optim.AdamW,
-        reference.adamw,
-        ADAM_SETTINGS,
-        (*ADAM_EXTRAS, *DECAY_EXTRAS),
+    row(
+        "Momentum",
+        {},
+        {"lr": 0.1, "beta": 0.7, "weight_decay": 0.3},
+        {"lr": 0.1, "bias_correction": True, "maximize": True},
+        {"lr": 0.1, "bias_correction": True, "nesterov": True},
+        COUPLED,
+        extras=(COUPLED_DECAY,),
     ),
-)
+    row(
+        "Adagrad",
+        {},
+        {"lr": 0.1, "lr_decay": 0.2, "eps": 1e-2, "weight_decay": 0.3,
+         "initial_accumulator_value": 0.5},
+        {"lr": 0.1, "maximize": True},
+        extras=EPS_ROOT,
+    ),
+    row(
+        "RMSprop",
+        {},
+        {"lr": 0.1, "alpha": 0.7, "eps": 1e-2, "weight_decay": 0.3, "momentum": 0.5},
+        {"lr": 0.02, "centered": True, "eps": 1e-3},
+        {"lr": 0.02, "centered": True, "eps": 1e-2, "momentum": 0.9, "maximize": True},
+        extras=EPS_ROOT,
+    ),
+    row(
+        "Adadelta",
+        {},
+        {"lr": 0.5, "rho": 0.7, "eps": 1e-2, "weight_decay": 0.3},
+        {"maximize": True, "rho": 0.99},
+    ),
+    row(
+        "Adam",
+        *ADAM,
+        COUPLED,
+        extras=EPS_ROOT,
+    ),
+    row("AdamW", *ADAM, extras=(*EPS_ROOT, DECAY)),
+    row(
+        "Adamax",
+        {},
+        {"lr": 0.1, "betas": (0.7, 0.9), "eps": 1e-2, "weight_decay": 0.3},
+        {"lr": 0.02, "maximize": True, "betas": (0.0, 0.99)},
+    ),
+    row(
+        "NAdam",
+        {},
+        {"lr": 0.1, "betas": (0.7, 0.9), "eps": 1e-2, "weight_decay": 0.3, "momentum_decay": 0.1},
+        {"lr": 0.02, "maximize": True, "betas": (0.0, 0.99)},
+        COUPLED,
+        extras=(*EPS_ROOT, COUPLED_DECAY),
+    ),
+    row(
+        "RAdam",
+        {},
+        {"lr": 0.1, "betas": (0.7, 0.9), "eps": 1e-2, "weight_decay": 0.3},
+        {"lr": 0.02, "maximize": True, "betas": (0.0, 0.99)},
+        COUPLED,
+        extras=(*EPS_ROOT, COUPLED_DECAY),
+    ),
+    row(
+        "Rprop",
+        {},
+        {"lr": 0.1, "etas": (0.7, 1.5), "step_sizes": (0.03, 0.09)},
+        {"lr": 0.02, "maximize": True},
+    ),
+    row(
+        "ASGD",
+        {},
+        {"lr": 0.1, "lambd": 0.1, "alpha": 0.5, "t0": 2.0, "weight_decay": 0.3},
+        {"lr": 0.02, "maximize": True, "t0": 0.0},
+    ),
+    row(
+        "Lion",
+        {},
+        {"lr": 0.1, "betas": (0.7, 0.9), "weight_decay": 0.3},
+        {"lr": 0.02, "maximize": True},
+        extras=(DECAY,),
+    ),
+)  # fmt: skip

@@ -25,8 +25,21 @@ def isolated() -> Iterator[None]:
     _C.set_instruction_set(instruction_set)
 
 
+# The rows of the table that differ in kind: no step count, optional states, the usual, and numbers
+# that a parameter shares. Of what is `thorough`, `make test` runs these, `test-all` the others.
+KINDS = {"SGD", "RMSprop", "AdamW", "NAdam"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m does not ask for
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips tests that need a GPU where there is none, unless REQUIRE_CUDA=1 says there must be."""
+    """Makes thorough tests slow but for a few rows, and skips tests that need a GPU.
+
+    With REQUIRE_CUDA=1 a GPU that is not there is a failure.
+    """
+    for item in items:
+        case = getattr(item, "callspec", None) and item.callspec.params.get("case")
+        if "thorough" in item.keywords and case is not None and str(case) not in KINDS:
+            item.add_marker(pytest.mark.slow)
     if torch.cuda.is_available() or os.environ.get("REQUIRE_CUDA") == "1":
         return
     skip = pytest.mark.skip(reason="needs a CUDA device; REQUIRE_CUDA=1 makes this a failure")

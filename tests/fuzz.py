@@ -11,14 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onepass.rules import RULES
+from tests.bad_inputs import MAY_BE_NEGATIVE
 from tests.cases import Case
 from tests.oracle import (
     NOT_OPTIONS,
-    STATES,
     Operands,
     as_op_argument,
     assert_near,
     expected,
+    op_lists,
     op_options,
     state_names,
 )
@@ -26,7 +28,7 @@ from tests.support import COMPLEX, REAL
 
 FOREIGN = (torch.int32, torch.int64, torch.uint8, torch.bool, torch.float8_e5m2)
 BAD_STEPS = (math.nan, -1.0, 0.5, math.inf, 1e30, [1.0, 2.0], [], True, 1j)
-BAD_NUMBERS = (math.nan, math.inf, -1.0, 1e400, -1e-300)
+NOT_FINITE, NEGATIVE = (math.nan, math.inf, 1e400), (-1.0, -1e-300)
 
 
 @dataclass
@@ -88,7 +90,12 @@ class Fuzz:
         kind = self.random.choice((torch.float32, torch.float32, torch.float64, torch.int64))
         step = self.tensor((), kind)
         step.fill_(count)
-        return Operands(param, grad, step, states)
+        numbers = {
+            one.name: self.tensor((), torch.float32) for one in RULES[self.case.ours.rule].numbers
+        }
+        for number in numbers.values():
+            number.fill_(0.25)
+        return Operands(param, grad, step, states, numbers)
 
     def tensor(
         self,
@@ -201,11 +208,7 @@ class Fuzz:
     # ---- the op, and what it must do
 
     def arguments(self, call: Call) -> tuple[list[list[Tensor]], dict[str, Any]]:
-        lists = [[o.param for o in call.operands], [o.grad for o in call.operands]]
-        names = [name for name, _ in STATES[self.case.ours.rule]]
-        lists += [[o.states[name] for o in call.operands if name in o.states] for name in names]
-        lists.append([o.step for o in call.operands])
-        return lists, op_options(self.case, call.options)
+        return op_lists(self.case, call.operands), op_options(self.case, call.options)
 
     def wrong_arguments(self, lists: list[list[Tensor]], options: dict[str, Any]) -> str:
         """Makes a list too short or a number wrong, and says what it was."""
@@ -214,7 +217,7 @@ class Fuzz:
             lists[which] = [*lists[which], *[torch.zeros(())] * 4]
             return f"list {which} is too long"
         name = self.random.choice([n for n, v in options.items() if not isinstance(v, bool)])
-        bad = self.random.choice(BAD_NUMBERS)
+        bad = self.random.choice(NOT_FINITE + (() if name in MAY_BE_NEGATIVE else NEGATIVE))
         options[name] = as_op_argument(self.case, name, bad)
         return f"{name} is {bad}"
 
@@ -249,10 +252,14 @@ class Model:
                 self.twin(operands.grad, self.memories),
                 self.twin(operands.step, self.memories),
                 {k: self.twin(v, self.memories) for k, v in operands.states.items()},
+                {k: self.twin(v, self.memories) for k, v in operands.numbers.items()},
             )
             steps.append((operands, expected(self.fuzz.case, twin, call.options)))
             self._store(twin, steps[-1][1])
-            for tensor in (operands.param, operands.step, *operands.states.values()):
+            if not operands.param.numel():  # of numbers no element tells
+                for name, number in operands.numbers.items():
+                    twin.numbers[name].copy_(number)
+            for tensor in (operands.param, operands.step, *operands.written()):
                 self.twin(tensor, self.written).fill_(True)
         pairs = zip(self.fuzz.memories, self.memories, self.written, strict=True)
         for memory, model, written in pairs:
@@ -270,7 +277,9 @@ class Model:
 
     def _store(self, twin: Operands, want: Any) -> None:
         twin.step += 1
-        for name, tensor in (("param", twin.param), *twin.states.items()):
+        for name, tensor in (("param", twin.param), *twin.states.items(), *twin.numbers.items()):
             values = torch.as_tensor(want.param if name == "param" else want.state[name])
             pair = tensor.is_complex()
+            if name in twin.numbers:
+                values = values.flatten()[0] if values.numel() else tensor
             tensor.copy_(torch.complex(values[..., 0], values[..., 1]) if pair else values)

@@ -66,8 +66,8 @@ def tensors_instead_of(good: Tensor) -> dict[str, Tensor]:
     return made
 
 
-def steps() -> dict[str, Any]:
-    """Returns what may be loaded as a step, right or wrong."""
+def numbers() -> dict[str, Any]:
+    """Returns what may be loaded as a step or another number, right or wrong."""
     numbers = [3, 3.0, True, 0, -1, 0.5, -0.0, 1e300, float("inf"), 1j, 2**24]
     made: dict[str, Any] = {repr(number): number for number in numbers}
     made["10**400"] = 10**400
@@ -87,7 +87,7 @@ def entry_mutations(good: StateDict, params: list[int]) -> Iterator[Mutation]:
     """Yields one change to one entry of one parameter's state."""
     for index in params:
         for key, value in good["state"][index].items():
-            instead = steps() if key == "step" else tensors_instead_of(value)
+            instead = tensors_instead_of(value) if value.dim() else numbers()
             for name, wrong in {**instead, **NOTHINGS}.items():
                 yield f"{key} of {index}: {name}", _set_entry(index, key, wrong)
             yield (

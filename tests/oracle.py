@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onepass import _C
-from tests import reference
+from onepass.rules import RULES
+from tests import reference, rounded
 from tests.cases import Case
 from tests.support import params_of
 
@@ -21,11 +21,6 @@ from tests.support import params_of
 NOT_OPTIONS = set(
     ["params", "param_names", "state_dtype", "foreach", "fused", "capturable", "differentiable"]
 )
-STATES: dict[str, list[tuple[str, str | None]]] = {name: states for name, states, _ in _C.rules()}
-# (argument of the op, key of the group, place in the tuple under the key or -1)
-HYPERS: dict[str, list[tuple[str, str, int]]] = {
-    name: [(hyper[0], hyper[1], hyper[2]) for hyper in hypers] for name, _, hypers in _C.rules()
-}
 
 
 @dataclass
@@ -36,18 +31,32 @@ class Operands:
     grad: Tensor
     step: Tensor
     states: dict[str, Tensor] = field(default_factory=dict)
+    numbers: dict[str, Tensor] = field(default_factory=dict)  # states that are one number
 
     def all(self) -> list[Tensor]:
-        return [self.param, self.grad, self.step, *self.states.values()]
+        return [self.param, self.grad, self.step, *self.written()]
+
+    def written(self) -> list[Tensor]:
+        """Returns what a step writes besides the parameter and its count."""
+        return [*self.states.values(), *self.numbers.values()]
 
 
 def state_names(case: Case, options: Mapping[str, Any]) -> list[str]:
-    return [name for name, only_if in STATES[case.ours.rule] if not only_if or options[only_if]]
+    return [state.name for state in RULES[case.ours.rule].states_in(options)]
 
 
 def all_states_on(case: Case) -> dict[str, Any]:
     """Returns the options under which a parameter has every state that its algorithm knows."""
-    return {only_if: True for _, only_if in STATES[case.ours.rule] if only_if}
+    return {state.only_if: True for state in RULES[case.ours.rule].states if state.only_if}
+
+
+def op_lists(case: Case, operands: Sequence[Operands]) -> list[list[Tensor]]:
+    """Returns the lists that the op takes for these parameters, in its order."""
+    rule = RULES[case.ours.rule]
+    lists = [[o.param for o in operands], [o.grad for o in operands]]
+    lists += [[o.states[s.name] for o in operands if s.name in o.states] for s in rule.states]
+    lists += [[o.numbers[n.name] for o in operands] for n in rule.numbers]
+    return [*lists, [o.step for o in operands]]
 
 
 def op_of(case: Case) -> Any:
@@ -72,10 +81,11 @@ def as_op_argument(case: Case, name: str, value: Any) -> Any:
 def op_options(case: Case, group: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the hyper-parameters of a group as the arguments of the op."""
     options = {"maximize": group["maximize"]}
-    for name, key, index in HYPERS[case.ours.rule]:
-        if key in group:
-            value = group[key] if index < 0 else group[key][index]
-            options[name] = as_op_argument(case, name, value)
+    for hyper in RULES[case.ours.rule].hypers:
+        if hyper.key in group:
+            value = group[hyper.key]
+            value = value if hyper.index < 0 else value[hyper.index]
+            options[hyper.name] = as_op_argument(case, hyper.name, value)
     return options
 
 
@@ -94,16 +104,19 @@ def operands_of(case: Case, optimizer: Any) -> list[tuple[Operands, dict[str, An
         for param in group["params"]:
             state = optimizer.state.get(param, {})
             if param.grad is not None and state:
-                names = state_names(case, group)
-                tensors = {name: state[name] for name in names}
-                found.append((Operands(param, param.grad, state["step"], tensors), options))
+                states = {name: state[name] for name in state_names(case, group)}
+                numbers = {one.name: state[one.name] for one in RULES[case.ours.rule].numbers}
+                step = state["step"] if "step" in state else torch.ones(())  # no first step
+                found.append((Operands(param, param.grad, step, states, numbers), options))
     return found
 
 
 def expected(case: Case, operands: Operands, options: Mapping[str, Any]) -> reference.Step:
     """Returns what one step from here must give, computed before the step."""
     states = {name: wide(tensor) for name, tensor in operands.states.items()}
-    count = float(operands.step.detach()) + 1
+    shape = wide(operands.param).shape
+    states |= {name: np.full(shape, float(x)) for name, x in operands.numbers.items()}
+    count = float(operands.step.detach() + 1)  # a float32 count stays at 2^24
     return case.reference(wide(operands.param), wide(operands.grad), states, count, options)
 
 
@@ -111,18 +124,21 @@ def assert_near(want: reference.Step, operands: Operands, about: object, slack: 
     """Compares parameter and states after a step with what `expected` said before it."""
     pairs = [("param", operands.param, want.param)]
     pairs += [(name, tensor, want.state[name]) for name, tensor in operands.states.items()]
+    if operands.param.numel():
+        pairs += [(name, tensor, want.state[name]) for name, tensor in operands.numbers.items()]
     for name, tensor, value in pairs:
         stored = tensor.dtype.to_real() if tensor.is_complex() else tensor.dtype
-        limit = reference.bound(want.scale[name], value, str(stored).removeprefix("torch."))
+        limit = rounded.bound(want.scale[name], value, str(stored).removeprefix("torch."))
         error = abs(wide(tensor) - value)
-        assert (error <= slack * limit).all(), f"{about}: {name} is {np.max(error):.3g} off"
+        off = np.max(error, initial=0.0)
+        assert (error <= slack * limit).all(), f"{about}: {name} is {off:.3g} off"
 
 
 def assert_steps_right(case: Case, optimizer: Any, about: object, slack: float = 1) -> None:
     """Takes a step of an optimizer whose parameters have states, and compares it."""
     found = operands_of(case, optimizer)
     wanted = [expected(case, operands, options) for operands, options in found]
-    counts = [operands.step.detach() + 1 for operands, _ in found]
+    counts = [operands.step.detach() + RULES[case.ours.rule].counts_steps for operands, _ in found]
     optimizer.step()
     for (operands, _), want, count in zip(found, wanted, counts, strict=True):
         assert_near(want, operands, about, slack)

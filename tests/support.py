@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from onepass import _C
+from onepass.rules import RULES
 from tests.cases import CASES, Case
 
 ROOT = Path(__file__).parents[1]
@@ -29,9 +30,17 @@ EXTRA_KEYS = {"eps_root", "decouple_lr", "state_dtype"}  # of a group, that torc
 
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 each_torch_case = pytest.mark.parametrize("case", TORCH_CASES, ids=str)
+each_case_with_fused = pytest.mark.parametrize(
+    "case", [c for c in CASES if "fused" in inspect.signature(c.ours).parameters], ids=str
+)
 each_torch_fused_case = pytest.mark.parametrize(
     "case", [c for c in TORCH_CASES if "fused" in inspect.signature(c.theirs).parameters], ids=str
 )
+
+
+def extra_keys(case: Case) -> set[str]:
+    """Returns the options of our class that torch's does not have."""
+    return EXTRA_KEYS & inspect.signature(case.ours).parameters.keys()
 
 
 def instruction_sets() -> list[str]:
@@ -190,10 +199,14 @@ def double_twin(case: Case, optimizer: Any) -> Any:
     assert case.theirs is not None
     twin = case.theirs(groups)
     twin.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    twin.defaults.update(twin.param_groups[0])  # of which torch's Adagrad makes its states
     for group in twin.param_groups:
         group.update(foreach=False, fused=None)
     for param, state in twin.state.items():  # torch casts states of real parameters only
         state.update({k: v.to(param.dtype) for k, v in state.items() if v.is_complex()})
+    for ours, theirs in zip(params_of(optimizer), params_of(twin), strict=True):
+        for number in RULES[case.ours.rule].numbers if optimizer.state.get(ours) else ():
+            twin.state[theirs][number.name] = optimizer.state[ours][number.name].clone()
     return twin
 
 
@@ -215,13 +228,15 @@ def assert_steps_like_double(case: Case, optimizer: Any, about: object = "") -> 
     twin = double_twin(case, optimizer)
     before = _wide(twin)
     decay = _coupled_decay(twin)
+    numbers = {number.name: torch.float32 for number in RULES[case.ours.rule].numbers}
+    dtypes = {"step": torch.float64, **numbers}  # of what torch computes apart from the elements
     twin.step()
     optimizer.step()
     for (name, k), want in _wide(twin).items():
         got = _tensors(optimizer)[name, k].detach()
         had = before.get((name, k), torch.zeros_like(want))
-        terms = decay.get(k, torch.zeros(())) if name not in ("param", "step") else torch.zeros(())
-        limit = bound(had, want, torch.float64 if name == "step" else got.dtype, terms)
+        terms = torch.zeros(()) if name in {"param", *dtypes} else decay.get(k, torch.zeros(()))
+        limit = bound(had, want, dtypes.get(name, got.dtype), terms)
         error = (got.to(want.dtype) - want).abs()
         worst = float((error / limit).nan_to_num().max()) if error.numel() else 0.0
         assert worst <= 1.0, f"{about} {name} {k}: {worst:.3g} of the bound"
@@ -232,7 +247,7 @@ def _coupled_decay(twin: Any) -> dict[int, Tensor]:
     terms, k = {}, 0
     for group in twin.param_groups:
         for param in group["params"]:
-            if group["weight_decay"] and param.grad is not None:
+            if group.get("weight_decay") and param.grad is not None:
                 size = (group["weight_decay"] * param.detach()).abs() + param.grad.abs()
                 terms[k] = size + size * size
             k += 1

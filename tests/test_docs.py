@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,11 @@ def test_python_snippets_run(page) -> None:
             assert doctest.DocTestRunner().run(test).failed == 0
         else:
             exec(compile(block, str(page), "exec"), {})
+
+
+def test_the_page_of_algorithms_is_what_the_docstrings_say() -> None:
+    tool = runpy.run_path(str(ROOT / "tools" / "algorithms.py"))
+    assert tool["page"]() == tool["PAGE"].read_text(), "run python tools/algorithms.py"
 
 
 def test_the_readme_names_commands_that_the_makefile_has() -> None:

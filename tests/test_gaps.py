@@ -11,6 +11,7 @@ from torch import Tensor
 import onepass
 from tests.cases import Case
 from tests.layouts import same_bits
+from tests.oracle import all_states_on, state_names
 from tests.support import each_case, randn, run_python
 
 
@@ -71,12 +72,11 @@ def ends_with_gradient(case: Case, threads: int, of_state: bool) -> list[Tensor]
     """Steps two parameters, of which the first or its state is the gradient of the second."""
     torch.set_num_threads(threads)
     params = [randn((LARGE,), torch.float32, seed).requires_grad_() for seed in (1, 2)]
-    optimizer = case.ours(params, lr=0.1)
+    optimizer = case.ours(params, lr=0.1, **all_states_on(case))
     params[0].grad = randn((LARGE,), torch.float32, 3)
     optimizer.step()
-    state = optimizer.state[params[0]]
-    name = next(name for name in state if name != "step")
-    params[1].grad = state[name] if of_state else params[0].detach()
+    state = optimizer.state[params[0]][state_names(case, all_states_on(case))[0]]
+    params[1].grad = state if of_state else params[0].detach()
     for _ in range(3):
         optimizer.step()
     return [param.detach() for param in params]

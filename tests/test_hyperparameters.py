@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,45 +12,56 @@ from typing import Any
 import pytest
 import torch
 
-from tests.bad_inputs import Mode, op_arguments
+from onepass.rules import RULES, Hyper
+from tests.bad_inputs import MAY_BE_NEGATIVE, Mode, op_arguments
 from tests.cases import CASES, Case
-from tests.oracle import HYPERS, as_op_argument, op_argument_types, op_of
+from tests.oracle import as_op_argument, op_argument_types, op_of
 from tests.support import each_case, each_torch_case
 from tests.unchanged import REFUSALS, Findings, refused
 
 NAN, INF = float("nan"), float("inf")
-NUMBERS = (NAN, INF, -INF, -1.0, -1e-9, torch.tensor(NAN), torch.tensor(-0.5), torch.tensor(INF))
-RATES = (*NUMBERS, 1.0, 1.5, torch.tensor(1.0))  # not below one
+NOT_FINITE = (NAN, INF, -INF, torch.tensor(NAN), torch.tensor(INF))
+NEGATIVE = (-1.0, -1e-9, torch.tensor(-0.5))
+FROM_ONE, OVER_ONE = (1.0, 1.5, torch.tensor(1.0)), (1.001, 1.5, torch.tensor(2.0))
 NO_NUMBERS = (None, "0.1", [0.1], {}, 1j, torch.ones(2), torch.ones(0), torch.ones(2, 2), object())
-
-Hyper = tuple[str, str, int]  # the op's argument, the key of the group, the place in its tuple
+# What is out of range; for all others it is what is negative.
+OUT_OF_RANGE = {
+    **dict.fromkeys(MAY_BE_NEGATIVE, ()),
+    **dict.fromkeys(("beta", "beta1", "beta2"), (*NEGATIVE, *FROM_ONE)),
+    **dict.fromkeys(("rmsprop alpha", "adadelta rho"), (*NEGATIVE, *OVER_ONE)),
+    "eta_minus": (*NEGATIVE, 0.0, *FROM_ONE),
+    "eta_plus": (*NEGATIVE, 0.0, 0.5, 1.0, torch.tensor(1.0)),
+}
 
 
 def hypers_of(case: Case) -> list[Hyper]:
     """Returns the hyper-parameters that are numbers."""
     group = case.ours([torch.ones(1)]).param_groups[0]
-    return [hyper for hyper in HYPERS[case.ours.rule] if not isinstance(group.get(hyper[1]), bool)]
+    return [h for h in RULES[case.ours.rule].hypers if not isinstance(group.get(h.key), bool)]
 
 
-def wrong_values(hyper: Hyper) -> Iterator[Any]:
+def wrong_values(case: Case, hyper: Hyper) -> tuple[Any, ...]:
     """Returns what the hyper-parameter must not be."""
-    yield from RATES if hyper[2] >= 0 else NUMBERS
-    yield from NO_NUMBERS
+    names = (f"{case.ours.rule} {hyper.name}", hyper.name)
+    out = next((OUT_OF_RANGE[name] for name in names if name in OUT_OF_RANGE), NEGATIVE)
+    return (*NOT_FINITE, *out, *NO_NUMBERS)
 
 
 def wrong_rows(case: Case) -> Iterator[tuple[Hyper, Any]]:
     for hyper in hypers_of(case):
-        for value in wrong_values(hyper):
+        for value in wrong_values(case, hyper):
             yield hyper, value
 
 
-def option(hyper: Hyper, value: Any) -> dict[str, Any]:
+def option(case: Case, hyper: Hyper, value: Any) -> dict[str, Any]:
     """Returns the value as a group holds it: a beta in a pair with a good one."""
-    _, key, index = hyper
-    if index < 0:
-        return {key: value}
-    good = torch.tensor(0.5) if isinstance(value, torch.Tensor) else 0.5
-    return {key: tuple(value if k == index else good for k in range(2))}
+    if hyper.index < 0:
+        return {hyper.key: value}
+    pair = list(case.ours([torch.ones(1)]).defaults[hyper.key])
+    if isinstance(value, torch.Tensor):
+        pair = [torch.tensor(good) for good in pair]
+    pair[hyper.index] = value
+    return {hyper.key: tuple(pair)}
 
 
 def param() -> torch.Tensor:
@@ -70,10 +82,10 @@ def text_of(call: Callable[[], Any], about: object) -> str:
 
 def torchs_refusal(case: Case, hyper: Hyper, value: Any) -> Exception | None:
     """Returns what torch's constructor raises, if it has the argument and refuses the value."""
-    if case.theirs is None or hyper[1] not in case.theirs([param()]).defaults:
+    if case.theirs is None or hyper.key not in case.theirs([param()]).defaults:
         return None
     try:
-        case.theirs([param()], **option(hyper, value))
+        case.theirs([param()], **option(case, hyper, value))
     except Exception as error:
         return error
     return None
@@ -82,9 +94,9 @@ def torchs_refusal(case: Case, hyper: Hyper, value: Any) -> Exception | None:
 def assert_names(text: str, case: Case, hyper: Hyper, value: Any) -> None:
     """Expects torch's sentence where torch has one, else the argument and the value or its type."""
     torchs = torchs_refusal(case, hyper, value)
-    if isinstance(torchs, ValueError):
+    if isinstance(torchs, ValueError) and "," not in str(torchs):  # about this number alone
         assert text.startswith(str(torchs)), f"not torch's words: {text}; torch says: {torchs}"
-    name, key, index = hyper
+    name, key, index = hyper.name, hyper.key, hyper.index
     names = [name, f"{key}[{index}]", f"{key} parameter at index {index}"]
     assert any(each in text for each in names), f"{names} not in: {text}"
     if isinstance(value, torch.Tensor):
@@ -99,8 +111,8 @@ def assert_names(text: str, case: Case, hyper: Hyper, value: Any) -> None:
 def test_c23_the_constructor_refuses(case: Case) -> None:
     findings = Findings()
     for hyper, value in wrong_rows(case):
-        about = f"{hyper[0]}={value!r}"
-        options = option(hyper, value)
+        about = f"{hyper.name}={value!r}"
+        options = option(case, hyper, value)
 
         def construct(options: dict[str, Any] = options) -> Any:
             if "initial_lr" in options:  # not an argument, but a key that schedulers set
@@ -114,55 +126,63 @@ def test_c23_the_constructor_refuses(case: Case) -> None:
                 assert_names(text, case, hyper, value)
             else:
                 assert text == str(torchs), f"{about}: {text}; torch says: {torchs}"
-    findings.report(at_least=120)
+    findings.report(at_least=60)
 
 
 @each_case
 def test_c23_add_param_group_refuses(case: Case) -> None:
     findings = Findings()
     for hyper, value in wrong_rows(case):
-        about = f"{hyper[0]}={value!r}"
-        optimizer, added = case.ours([param()]), {"params": [param()], **option(hyper, value)}
+        about = f"{hyper.name}={value!r}"
+        optimizer, added = case.ours([param()]), {"params": [param()], **option(case, hyper, value)}
         with findings.case(), refused(optimizer, about):
             text = text_of(lambda o=optimizer, a=added: o.add_param_group(a), about)
             assert_names(text, case, hyper, value)
             raise ValueError
-    findings.report(at_least=120)
+    findings.report(at_least=60)
 
 
 @each_case
 def test_c23_load_state_dict_refuses(case: Case) -> None:
     findings = Findings()
     for hyper, value in wrong_rows(case):
-        about = f"{hyper[0]}={value!r}"
+        about = f"{hyper.name}={value!r}"
         optimizer = case.ours([param()])
         optimizer.step()
         wrong = copy.deepcopy(optimizer.state_dict())
-        wrong["param_groups"][0].update(option(hyper, value))
+        wrong["param_groups"][0].update(option(case, hyper, value))
         with findings.case(), refused(optimizer, about):
             text = text_of(lambda o=optimizer, w=wrong: o.load_state_dict(w), about)
             assert_names(text, case, hyper, value)
             raise ValueError
-    findings.report(at_least=120)
+    findings.report(at_least=60)
 
 
-@each_case
-@pytest.mark.parametrize("path", ["native", "op", "differentiable"])
+def paths_of(case: Case) -> list[str]:
+    has_torchs = "differentiable" in inspect.signature(case.ours).parameters
+    return ["native", "op", *(["differentiable"] if has_torchs else [])]
+
+
+@pytest.mark.parametrize(
+    ("case", "path"),
+    [pytest.param(c, path, id=f"{path}-{c}") for c in CASES for path in paths_of(c)],
+)
 def test_c23_the_step_refuses(case: Case, path: str) -> None:
     findings = Findings()
     way = Mode() if path == "op" else contextlib.nullcontext()
+    options = {"differentiable": True} if path == "differentiable" else {}
     for hyper, value in wrong_rows(case):
-        about = f"{hyper[0]}={value!r}"
+        about = f"{hyper.name}={value!r}"
         params = [param().requires_grad_(False) for _ in range(2)]
-        optimizer = case.ours(params[:1], differentiable=path == "differentiable")
+        optimizer = case.ours(params[:1], **options)
         optimizer.add_param_group({"params": params[1:]})
         optimizer.step()
-        optimizer.param_groups[1].update(option(hyper, value))
+        optimizer.param_groups[1].update(option(case, hyper, value))
         with findings.case(), refused(optimizer, about), way:
             text = text_of(optimizer.step, about)
             assert_names(text, case, hyper, value)
             raise ValueError
-    findings.report(at_least=120)
+    findings.report(at_least=60)
 
 
 @each_case
@@ -170,21 +190,25 @@ def test_c23_the_op_refuses(case: Case) -> None:
     findings = Findings()
     op = op_of(case)
     for hyper, value in wrong_rows(case):
-        if value is None and "Optional" in op_argument_types(case.ours.rule)[hyper[0]]:
+        if value is None and "Optional" in op_argument_types(case.ours.rule)[hyper.name]:
             continue
         arguments = op_arguments(case)
-        arguments["options"][hyper[0]] = as_op_argument(case, hyper[0], value)
-        about = f"{hyper[0]}={value!r}"
+        arguments["options"][hyper.name] = as_op_argument(case, hyper.name, value)
+        about = f"{hyper.name}={value!r}"
         with findings.case():
             text = text_of(lambda a=arguments: op(*a["lists"], **a["options"]), about)
             shown = value.item() if isinstance(value, torch.Tensor) and value.dim() == 0 else value
             assert_names(text, case, hyper, shown)
-    findings.report(at_least=120)
+    findings.report(at_least=60)
 
 
-@each_case
-def test_c23_betas_must_be_two(case: Case) -> None:
-    keys = {key for _, key, index in HYPERS[case.ours.rule] if index >= 0}
+def pairs_of(case: Case) -> set[str]:
+    return {hyper.key for hyper in RULES[case.ours.rule].hypers if hyper.index >= 0}
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if pairs_of(case)], ids=str)
+def test_c23_pairs_must_be_two(case: Case) -> None:
+    keys = pairs_of(case)
     findings = Findings()
     for key in keys:
         for value in (None, 0.9, (), (0.9,), [0.9], (0.9, 0.99, 0.5), {}, "ab", torch.tensor(0.9)):
@@ -208,7 +232,7 @@ def test_c23_betas_must_be_two(case: Case) -> None:
 @each_torch_case
 def test_what_torch_accepts_within_the_range_is_accepted(case: Case) -> None:
     assert case.theirs is not None
-    findings = Findings()
+    findings, known = Findings(), case.ours([param()]).defaults.keys()
     lr = torch.tensor([0.01], dtype=torch.float64)
     for good in (
         {"lr": 0},
@@ -223,13 +247,18 @@ def test_what_torch_accepts_within_the_range_is_accepted(case: Case) -> None:
         {"weight_decay": 1000.0, "lr": 1e-4},
         {"eps": 1},
     ):
+        if not good.keys() <= known:
+            continue
         ours, theirs = case.ours([param()], **good), case.theirs([param()], foreach=False, **good)
+        try:
+            theirs.step()
+        except TypeError:  # this class takes no tensors there
+            continue
         ours.step()
-        theirs.step()
         with findings.case():
             got, want = ours.param_groups[0]["params"][0], theirs.param_groups[0]["params"][0]
             assert torch.allclose(got, want, rtol=0, atol=1e-6), f"{good}: {got} {want}"
-    findings.report(at_least=11)
+    findings.report(at_least=5)
 
 
 @each_case
@@ -258,7 +287,7 @@ def test_c23_a_wrong_lr_is_named_where_the_decay_is_decoupled_from_it_too() -> N
     for case in CASES:
         if "decouple_lr" not in case.ours([param()]).defaults:
             continue
-        for value in (*NUMBERS, *NO_NUMBERS):
+        for value in (*NOT_FINITE, *NEGATIVE, *NO_NUMBERS):
             group = {"params": [param()], "lr": value, "decouple_lr": True}
             with findings.case():
                 text = text_of(lambda c=case, g=group: c.ours([g]), value)

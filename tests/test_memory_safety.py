@@ -13,14 +13,17 @@ import torch
 from torch import Tensor
 
 from onepass import _C
+from onepass.rules import RULES
 from tests import mutants
 from tests.bad_inputs import make, rows
 from tests.cases import CASES, Case
 from tests.fuzz import Fuzz
 from tests.guarded import Canaries, GuardedPage
-from tests.oracle import STATES, all_states_on, op_of, op_options
+from tests.oracle import all_states_on, op_of, op_options
 from tests.support import COMPLEX, REAL, each_case, instruction_sets, params_of, run_python, seeded
 from tests.unchanged import REFUSALS, Findings, facts, refused
+
+pytestmark = pytest.mark.thorough
 
 # (parameter, gradient, states): all that are swept in place, and some that go through tiles.
 MIXES = [(dtype, dtype, dtype) for dtype in (*REAL, *COMPLEX)] + [
@@ -41,11 +44,14 @@ class Op:
     def __init__(self, case: Case) -> None:
         group = case.ours([torch.ones(1)], lr=0.1, **all_states_on(case)).param_groups[0]
         self.op = op_of(case)
-        self.states = len(STATES[case.ours.rule])
+        self.states = len(RULES[case.ours.rule].states)
+        self.pages = [GuardedPage() for _ in RULES[case.ours.rule].numbers]
         self.options = op_options(case, group)
 
     def __call__(self, param: Tensor, grad: Tensor, states: list[Tensor], step: Tensor) -> None:
-        self.op([param], [grad], *([state] for state in states), [step], **self.options)
+        numbers = [page.at_end(1, torch.float32).fill_(0.25) for page in self.pages]
+        lists = [[tensor] for tensor in (param, grad, *states, *numbers, step)]
+        self.op(*lists, **self.options)
 
 
 def ones(count: int, dtype: torch.dtype) -> Tensor:
@@ -219,6 +225,7 @@ def test_c4_fuzzed_state_dicts_are_refused_or_can_be_stepped(case: Case) -> None
 
 MEDDLING = """
 import torch
+from onepass.rules import RULES
 from tests.bad_inputs import make
 from tests.cases import CASES
 from tests.oracle import all_states_on
@@ -259,7 +266,8 @@ def attempt(case, where, meddle, group):
         pass
 
 for case in CASES:
-    for where in ("lr", "eps", "betas", "maximize", "_new_state", *all_states_on(case)):
+    keys = [hyper.key for hyper in RULES[case.ours.rule].hypers]
+    for where in dict.fromkeys(["maximize", "_new_state", *keys, *all_states_on(case)]):
         for what, meddle in MEDDLINGS.items():
             for group in (0, 1):
                 print(f"{case}: {where} of group {group} {what}", flush=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import onepass
+from onepass.rules import RULES
 from tests.cases import Case
 from tests.layouts import WRITABLE, place, same_bits
 from tests.oracle import all_states_on
@@ -30,25 +31,32 @@ def drawn(size: int, dtype: torch.dtype) -> Tensor:
     return (torch.randn(size) * 10.0 ** torch.empty(size).uniform_(-3, 1)).to(dtype)
 
 
+def moments_in(rule: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the states that have the parameter's shape."""
+    return {one.name: state[one.name] for one in RULES[rule].states if one.name in state}
+
+
 def moments(optimizer: Any, param: Tensor) -> dict[str, Tensor]:
-    return {name: s for name, s in optimizer.state[param].items() if name != "step"}
+    return moments_in(optimizer.rule, optimizer.state[param])
 
 
 class Decoded:
     """What a step must give: the step of copies in the arithmetic type, each stored with .to()."""
 
     def __init__(self, case: Case, options: dict[str, Any], param: Tensor, optimizer: Any) -> None:
-        known = moments(optimizer, param)
-        kept = [s.dtype for s in known.values()] or [optimizer.param_groups[0]["state_dtype"]]
+        rule, (group,) = RULES[case.ours.rule], optimizer.param_groups
+        state = optimizer.state[param] or optimizer._new_state(param, group)
+        known = moments_in(rule.name, state)
+        kept = [s.dtype for s in known.values()]
         has_double = torch.float64 in [param.dtype, param.grad.dtype, *kept]
         self.wide = torch.float64 if has_double else torch.float32
         self.param = param.detach().to(self.wide, copy=True).requires_grad_()
         self.param.grad = param.grad.to(self.wide, copy=True)
         self.optimizer = case.ours([self.param], **options)
-        if known:
-            copies = {name: s.to(self.wide, copy=True) for name, s in known.items()}
-            step = optimizer.state[param]["step"].clone()
-            self.optimizer.state[self.param] = {"step": step, **copies}
+        if optimizer.state[param] or rule.counts_steps:  # else it must know that its state is new
+            copies = {name: s.clone() for name, s in state.items()}
+            copies |= {name: s.to(self.wide, copy=True) for name, s in known.items()}
+            self.optimizer.state[self.param] = copies
         self.optimizer.step()
 
     def check(self, param: Tensor, optimizer: Any, where: str) -> None:
@@ -70,10 +78,10 @@ def test_states_have_the_dtype_that_was_asked_for(case):
     for dtype, state_dtype in itertools.product(wanted[1:], wanted):
         param = torch.zeros(3, dtype=dtype, requires_grad=True)
         param.grad = torch.ones_like(param)
-        optimizer = case.ours([param], state_dtype=state_dtype)
+        optimizer = case.ours([param], state_dtype=state_dtype, **all_states_on(case))
         optimizer.step()
         default = torch.float32 if dtype == torch.float16 else dtype
-        found = {s.dtype for k, s in optimizer.state[param].items() if k != "step"}
+        found = {s.dtype for s in moments(optimizer, param).values()}
         assert found == {state_dtype or default}
         assert optimizer.param_groups[0]["state_dtype"] is state_dtype
 

@@ -20,6 +20,11 @@ from tests.support import (
 )
 
 
+def has_momentum(optimizer: Any) -> bool:
+    """Returns whether torch's schedulers can cycle it."""
+    return bool({"betas", "momentum"} & optimizer.defaults.keys())
+
+
 def schedulers() -> dict[str, Callable[[Any], Any]]:
     s = lr_scheduler
     return {
@@ -33,8 +38,10 @@ def schedulers() -> dict[str, Callable[[Any], Any]]:
         "PolynomialLR": lambda o: s.PolynomialLR(o, 8),
         "CosineAnnealingLR": lambda o: s.CosineAnnealingLR(o, 4),
         "CosineAnnealingWarmRestarts": lambda o: s.CosineAnnealingWarmRestarts(o, 3),
-        "CyclicLR": lambda o: s.CyclicLR(o, 0.01, 0.1, 2, cycle_momentum="betas" in o.defaults),
-        "OneCycleLR": lambda o: s.OneCycleLR(o, 0.1, total_steps=10),
+        "CyclicLR": lambda o: s.CyclicLR(o, 0.01, 0.1, 2, cycle_momentum=has_momentum(o)),
+        "OneCycleLR": lambda o: s.OneCycleLR(
+            o, 0.1, total_steps=10, cycle_momentum=has_momentum(o)
+        ),
         "ReduceLROnPlateau": lambda o: s.ReduceLROnPlateau(o, patience=0, factor=0.5),
         "SequentialLR": lambda o: s.SequentialLR(
             o, [s.ConstantLR(o, 0.1, 2), s.ExponentialLR(o, 0.9)], milestones=[2]

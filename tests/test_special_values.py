@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 
 import onepass
-from tests import reference
+from onepass.rules import RULES
+from tests import rounded
 from tests.cases import Case
 from tests.layouts import WRITABLE, place, same_bits
 from tests.support import each_case, each_torch_case
 
 each_adam = pytest.mark.parametrize("adam", [onepass.Adam, onepass.AdamW])
+# States that are never under zero, and those that are one number for a parameter.
+SQUARES = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "acc_delta", "exp_inf", "step_size"}
+NUMBERS = {number.name for rule in RULES.values() for number in rule.numbers}
 REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -38,8 +42,8 @@ def combinations(dtypes: dict[str, torch.dtype]) -> dict[str, Tensor]:
     """Returns every combination of special values; of a third state only a few of them."""
     values = {name: lattice(dtype) for name, dtype in dtypes.items()}
     for name in values:
-        if name.endswith("_sq"):
-            values[name] = values[name][[0, 1, 2, 3, 4, 5, 6, 7, 14]]  # no squares under zero
+        if name in SQUARES:
+            values[name] = values[name][[0, 1, 2, 3, 4, 5, 6, 7, 14]]
         if name.startswith("max_"):
             values[name] = values[name][[0, 1, 4, 6, 8]]
     indices = torch.meshgrid(*[torch.arange(len(v)) for v in values.values()], indexing="ij")
@@ -53,7 +57,8 @@ def stepped(cls: Any, options: dict[str, Any], tensors: dict[str, Tensor]) -> di
     param.grad = made.pop("grad")
     state = {name: tensor.clone() for name, tensor in made.items()}
     optimizer = cls([param], **options)
-    optimizer.state[param] = {"step": torch.tensor(3.0), **state}
+    numbers = {name: torch.tensor(0.5) for name in NUMBERS}
+    optimizer.state[param] = {"step": torch.tensor(3.0), **numbers, **state}
     optimizer.step()
     return {"param": param.detach(), **{name: optimizer.state[param][name] for name in state}}
 
@@ -64,7 +69,11 @@ def operands(case: Case, options: dict[str, Any], dtype: torch.dtype) -> dict[st
     param.grad = torch.zeros(1, dtype=dtype)
     optimizer = case.ours([param], **options)
     optimizer.step()
-    states = {name: s.dtype for name, s in optimizer.state[param].items() if name != "step"}
+    states = {
+        name: state.dtype
+        for name, state in optimizer.state[param].items()
+        if name != "step" and name not in NUMBERS
+    }
     return combinations({"param": dtype, "grad": dtype, **states})
 
 
@@ -73,24 +82,22 @@ def wide(tensor: Tensor) -> np.ndarray:
     return tensor.double().numpy().astype(np.longdouble)
 
 
-def scales(case: Case, options: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+def by_formula(case: Case, options: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+    """Returns the fourth step as the paper has it, in numbers that do not overflow."""
     state = {name: wide(tensor) for name, tensor in tensors.items()}
+    state |= {name: np.full_like(state["param"], 0.5) for name in NUMBERS}
     with np.errstate(all="ignore"):
-        return case.reference(state.pop("param"), state.pop("grad"), state, 4.0, options).scale
+        return case.reference(state.pop("param"), state.pop("grad"), state, 4.0, options)
 
 
-def check(ours: Tensor, loop: Tensor, scale: Any, where: str) -> None:
-    """Compares with torch's for-loop, which took its step in the type of our arithmetic."""
-    wanted = loop.to(ours.dtype)
-    assert torch.equal(ours.isnan(), wanted.isnan()), f"{where}: NaN"
-    is_inf = ours.isinf() | wanted.isinf()
-    assert torch.equal(ours[is_inf], wanted[is_inf]), f"{where}: infinity"
+def near(ours: Tensor, value: Any, scale: Any) -> Tensor:
+    """Returns which results are this value: as near as roundings allow, NaN, or infinite alike."""
     with np.errstate(all="ignore"):
-        bound = reference.bound(scale, wide(loop), str(ours.dtype).removeprefix("torch."))
-        far = abs(wide(ours) - wide(loop)) > 2 * bound  # each within the bound of the true value
-    finite = ours.isfinite().numpy()
-    assert np.isfinite(scale[finite]).all()
-    assert not far[finite].any(), f"{where}: {far.sum()} values are off"
+        stored = torch.from_numpy(value.astype(np.float64)).to(ours.dtype)
+        bound = rounded.bound(scale, value, str(ours.dtype).removeprefix("torch."))
+        within = torch.from_numpy(abs(wide(ours) - value) <= 2 * bound)
+    same = (ours == stored) | (ours.isnan() & stored.isnan())
+    return same | (within & ours.isfinite())
 
 
 @each_torch_case
@@ -99,13 +106,22 @@ def test_c15_nan_inf_and_denormals_go_as_in_the_for_loop_of_torch(case, dtype):
     arithmetic = torch.float64 if dtype == torch.float64 else torch.float32
     for options in case.settings:
         tensors = operands(case, options, dtype)
-        assert len(tensors["param"]) >= 2000
+        assert len(tensors["param"]) >= 225
+        if options.get("centered"):  # the square of a mean overflows, unless it is fused as torch's
+            usual = [~(abs(t) > 1e3) | t.isinf() for t in (tensors["grad"], tensors["grad_avg"])]
+            tensors = {name: t[usual[0] & usual[1]] for name, t in tensors.items()}
         ours = stepped(case.ours, options, tensors)
         decoded = {name: tensor.to(arithmetic) for name, tensor in tensors.items()}
         loop = stepped(case.theirs, {**options, "foreach": False}, decoded)
-        scale = scales(case, options, tensors)
-        for name in ours:
-            check(ours[name], loop[name], scale[name], f"{options}: {name}")
+        step = by_formula(case, options, tensors)
+        for name, value in {"param": step.param, **step.state}.items():
+            if name in NUMBERS:
+                continue
+            as_loop = near(ours[name], wide(loop[name]), step.scale[name])
+            # The loop overflows on its way to results that do not.
+            right = as_loop | near(ours[name], value, step.scale[name])
+            assert right.all(), f"{options}: {name}: {(~right).sum()} values are off"
+            assert as_loop.float().mean() > 0.8
 
 
 @each_case
@@ -118,16 +134,15 @@ def test_c15_special_values_of_the_extras_match_the_formula(case, dtype):
         tensors = operands(case, options, dtype)
         usual = torch.stack([~(abs(t) > 1) for t in tensors.values()]).all(0)
         for name, t in tensors.items():
-            if name != "param" and not name.endswith("_sq"):
+            if name != "param" and name not in SQUARES:
                 usual &= ~((t != 0) & (abs(t) < 1))
         tensors = {name: tensor[usual] for name, tensor in tensors.items()}
-        state = {name: wide(tensor) for name, tensor in tensors.items()}
-        with np.errstate(all="ignore"):
-            step = case.reference(state.pop("param"), state.pop("grad"), state, 4.0, options)
+        step = by_formula(case, options, tensors)
         ours = stepped(case.ours, options, tensors)
         for name, value in {"param": step.param, **step.state}.items():
-            wanted = torch.from_numpy(value.astype(np.float64))
-            check(ours[name], wanted, step.scale[name], f"{options}: {name}")
+            if name not in NUMBERS:
+                right = near(ours[name], value, step.scale[name])
+                assert right.all(), f"{options}: {name}: {(~right).sum()} values are off"
 
 
 @each_case
@@ -208,11 +223,13 @@ def test_c15_float16_parameters_stay_finite_under_tiny_gradients(case):
     for options in case.settings:
         param = torch.ones_like(grads).requires_grad_()
         optimizer = case.ours([param], **options)
-        lr = options.get("lr", 1e-3)
+        group = optimizer.param_groups[0]
+        longest = 10 * group["lr"] * (1 + group.get("weight_decay", 0)) + 1e-3
+        longest = group.get("step_sizes", [longest])[-1]  # Rprop's grow up to a limit
         for _ in range(100):
             before = param.detach().float()
             param.grad = grads.clone()
             optimizer.step()
             assert param.isfinite().all()
-            decay = 1 + options.get("weight_decay", 0.01)
-            assert (abs(param.detach().float() - before) <= 10 * lr * decay + 1e-3).all()
+            rounding = 2.0**-10 * abs(before).max()
+            assert (abs(param.detach().float() - before) <= longest + rounding).all()

@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from onepass.rules import RULES
 from tests.cases import CASES, Case
+from tests.oracle import assert_steps_right
 from tests.support import (
     REAL,
-    assert_steps_like_double,
     each_case,
     each_torch_case,
     each_torch_fused_case,
@@ -30,8 +31,15 @@ from tests.support import (
 
 SHAPES = ((5, 7), (), (33,), (0,), (2, 3))
 LAST_FLOAT32 = 2**24
-BETA_CASES = tuple(case for case in CASES if "betas" in inspect.signature(case.ours).parameters)
-each_with_betas = pytest.mark.parametrize("case", BETA_CASES, ids=str)
+each_that_counts = pytest.mark.parametrize(
+    "case", [case for case in CASES if RULES[case.ours.rule].counts_steps], ids=str
+)
+# Means that are divided by the sum of their weights; of their sign alone there is none and no eps.
+each_with_corrected_means = pytest.mark.parametrize(
+    "case",
+    [c for c in CASES if {"betas", "eps"} <= inspect.signature(c.ours).parameters.keys()],
+    ids=str,
+)
 
 
 def counts(optimizer: Any) -> list[float]:
@@ -63,7 +71,7 @@ def test_c11_every_parameter_counts_its_own_steps(case: Case) -> None:
             for a, b in zip(params_of(ours), params_of(theirs), strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
             count += 1
-    assert count >= 30
+    assert count >= 15
 
 
 def counted_to(optimizer: Any, steps: float, dtype: torch.dtype) -> None:
@@ -73,7 +81,7 @@ def counted_to(optimizer: Any, steps: float, dtype: torch.dtype) -> None:
         state["step"] = torch.tensor(steps, dtype=dtype)
 
 
-@each_with_betas
+@each_that_counts
 def test_c11_a_float32_step_stays_at_2_to_the_24_as_in_torch(case: Case) -> None:
     """And the step itself stays right there; wider counts go on."""
     count = 0
@@ -85,12 +93,13 @@ def test_c11_a_float32_step_stays_at_2_to_the_24_as_in_torch(case: Case) -> None
                 want = torch.tensor(start, dtype=dtype)
                 for _ in range(3):
                     set_grads(params_of(optimizer), 3)
-                    assert_steps_like_double(case, optimizer, f"{options} {start} {dtype}")
+                    about = f"{options} {start} {dtype}"
+                    assert_steps_right(case, optimizer, about, slack=2)  # t may be one off
                     want += 1
                 for state in optimizer.state.values():
                     assert state["step"].dtype == dtype and torch.equal(state["step"], want)
                 count += 1
-    assert count >= 60
+    assert count >= 36
 
 
 # ---- the bias correction against exact arithmetic
@@ -100,42 +109,82 @@ COUNTS = (1, 2, 3, 5, 10, 100, 1000, 10**4, 10**5, 10**6, LAST_FLOAT32 - 1, LAST
 BETAS = ((0.9, 0.999), (0.0, 0.999), (0.9, 0.0), (0.5, 0.9999999), (0.999999, 0.9), (0.0, 0.0))
 
 
-def exact_adam(m: float, v: float, betas: tuple[float, float], t: int) -> Any:
-    """Returns mhat / (sqrt(vhat) + 0.01) of algorithm 1 from the moments, in 60 digits."""
-    beta1, beta2 = map(mpmath.mpf, betas)
-    mhat = mpmath.mpf(m) / (1 - beta1**t)
-    vhat = mpmath.mpf(v) / (1 - beta2**t)
-    return mhat / (mpmath.sqrt(vhat) + mpmath.mpf(0.01))
+State = dict[str, Any]  # one element of each state after the step
+Exact = tuple[Any, float]  # the step and how far it magnifies the rounding of a power of beta
+EPS = 0.01
 
 
-# By class: an algorithm with betas that is missing here makes the test below fail.
-EXACT: dict[str, Callable[..., Any]] = {"Adam": exact_adam, "AdamW": exact_adam}
+def exact_adam(s: State, betas: tuple[Any, Any], t: int) -> Exact:
+    """Returns mhat / (sqrt(vhat) + eps) of algorithm 1."""
+    beta1, beta2 = betas
+    mhat = s["exp_avg"] / (1 - beta1**t)
+    vhat = s["exp_avg_sq"] / (1 - beta2**t)
+    return mhat / (mpmath.sqrt(vhat) + EPS), 1 / (1 - max(betas))
 
 
-@each_with_betas
+def exact_adamax(s: State, betas: tuple[Any, Any], t: int) -> Exact:
+    return s["exp_avg"] / (1 - betas[0] ** t) / s["exp_inf"], 1 / (1 - max(betas))
+
+
+def exact_nadam(s: State, betas: tuple[Any, Any], t: int) -> Exact:
+    """The gradient is zero, so that of m_bar the mean remains; the product is that of the mu."""
+    beta1, beta2 = betas
+    next_mu = beta1 * (1 - mpmath.mpf(0.96) ** ((t + 1) * mpmath.mpf(0.004)) / 2)
+    m_bar = s["exp_avg"] * next_mu / (1 - s["mu_product"] * next_mu)
+    vhat = s["exp_avg_sq"] / (1 - beta2**t)
+    return m_bar / (mpmath.sqrt(vhat) + EPS), 1 / (1 - max(betas))
+
+
+def exact_radam(s: State, betas: tuple[Any, Any], t: int) -> Exact:
+    """The first rectified steps hang on a small difference of large numbers, rho - 4."""
+    beta1, beta2 = betas
+    correction = 1 - beta2**t
+    mhat = s["exp_avg"] / (1 - beta1**t)
+    rho_inf = 2 / (1 - beta2) - 1
+    rho = rho_inf - 2 * t * beta2**t / correction
+    if rho <= 5:
+        return mhat, 1 / (1 - max(betas))
+    r2 = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)
+    step = mhat * mpmath.sqrt(r2 * correction) / (mpmath.sqrt(s["exp_avg_sq"]) + EPS)
+    off = t * 2 * t * beta2**t / correction**2  # what rho makes of t roundings of its power
+    return step, 1 / (1 - max(betas)) + off / (rho - 4)
+
+
+# By class: an algorithm with corrected means that is missing here makes the test below fail.
+EXACT: dict[str, Callable[..., Exact]] = {
+    "Adam": exact_adam,
+    "AdamW": exact_adam,
+    "Adamax": exact_adamax,
+    "NAdam": exact_nadam,
+    "RAdam": exact_radam,
+}
+
+
+@each_with_corrected_means
 def test_c11_the_bias_correction_is_exact_at_any_count(case: Case) -> None:
-    """With a gradient of zero the moments alone decide; the parameter moves by lr times exact."""
-    exact = EXACT[str(case)]
+    """With a gradient of zero the states alone decide; the parameter moves by lr times exact."""
     count = 0
     for t, betas in itertools.product(COUNTS, BETAS):
-        # A power of beta is rounded at least once, and counts for so much next to 1.
-        rounding = 2.0**-52 / (1 - max(betas))
         for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 6e-7)):
             param = torch.zeros(3, dtype=dtype, requires_grad=True)
-            optimizer = case.ours([param], lr=1.0, betas=betas, eps=0.01, weight_decay=0)
+            optimizer = case.ours([param], lr=1.0, betas=betas, eps=EPS, weight_decay=0)
             param.grad = torch.zeros_like(param)
             state = optimizer._new_state(param, optimizer.param_groups[0])
             state["step"] = torch.tensor(t - 1, dtype=torch.float64)
-            state["exp_avg"].copy_(torch.tensor([0.5, -2.0, 1e-3]))
-            state["exp_avg_sq"].copy_(torch.tensor([0.25, 9.0, 1e-4]))
+            first, second = (
+                one.name for one in RULES[case.ours.rule].states_in({"amsgrad": False})
+            )
+            state[first].copy_(torch.tensor([0.5, -2.0, 1e-3]))
+            state[second].copy_(torch.tensor([0.25, 9.0, 1e-4]))
             optimizer.state[param] = state
             optimizer.step()
-            moments = zip(state["exp_avg"].tolist(), state["exp_avg_sq"].tolist(), strict=True)
             with mpmath.workdps(60):
-                want = [-float(exact(m, v, betas, t)) for m, v in moments]
-            torch.testing.assert_close(
-                param.detach(), torch.tensor(want, dtype=dtype), rtol=tolerance + rounding, atol=0
-            )
+                for k in range(3):
+                    got = {name: mpmath.mpf(x.expand(3)[k].item()) for name, x in state.items()}
+                    step, magnified = EXACT[str(case)](got, tuple(map(mpmath.mpf, betas)), t)
+                    error = abs(mpmath.mpf(param[k].item()) + step)
+                    limit = (tolerance + 2.0**-52 * magnified) * abs(step)
+                    assert error <= limit, f"{t} {betas} {dtype}: {float(error / abs(step))}"
             assert float(state["step"]) == t
             count += 1
     assert count >= 60
@@ -144,34 +193,43 @@ def test_c11_the_bias_correction_is_exact_at_any_count(case: Case) -> None:
 # ---- the default dtype
 
 
-@each_case
-@pytest.mark.parametrize("default", REAL, ids=str)
-def test_c11_a_thousand_steps_count_a_thousand_under_any_default_dtype(
-    case: Case, default: torch.dtype
-) -> None:
-    torch.set_default_dtype(default)
-    ends = []
-    for dtype in REAL:
-        optimizer = case.ours(make_params(((3,),), dtype))
-        set_grads(params_of(optimizer), 1)
-        for _ in range(1000):
-            optimizer.step()
-        for state in optimizer.state.values():
-            if "step" in state:
-                assert float(state["step"]) == 1000.0
-                wide = default == torch.float64
-                assert state["step"].dtype == (torch.float64 if wide else torch.float32)
-        ends.append([raw(param) for param in params_of(optimizer)])
-    torch.set_default_dtype(torch.float32)
-    assert ends == [end_under_float32(case, dtype) for dtype in REAL]
-
-
-def end_under_float32(case: Case, dtype: torch.dtype) -> list[bytes]:
+def after_a_thousand_steps(case: Case, dtype: torch.dtype) -> Any:
     optimizer = case.ours(make_params(((3,),), dtype))
     set_grads(params_of(optimizer), 1)
     for _ in range(1000):
         optimizer.step()
-    return [raw(param) for param in params_of(optimizer)]
+    return optimizer
+
+
+@pytest.mark.parametrize("default", REAL, ids=str)
+@each_that_counts
+def test_c11_a_thousand_steps_count_a_thousand_under_any_default_dtype(
+    case: Case, default: torch.dtype
+) -> None:
+    torch.set_default_dtype(default)
+    wide = torch.float64 if default == torch.float64 else torch.float32
+    for dtype in REAL:
+        (state,) = after_a_thousand_steps(case, dtype).state.values()
+        assert float(state["step"]) == 1000.0
+        assert state["step"].dtype == wide
+
+
+@pytest.mark.parametrize(
+    ("case", "default"),
+    [
+        pytest.param(case, default, id=f"{case}-{default}")
+        for case in CASES
+        for default in REAL[1:]
+        # A state's own numbers are of the default dtype where it is wide, as torch's.
+        if default != torch.float64 or not RULES[case.ours.rule].numbers
+    ],
+)
+def test_c11_the_default_dtype_changes_no_result(case: Case, default: torch.dtype) -> None:
+    ends = []
+    for each in (torch.float32, default):
+        torch.set_default_dtype(each)
+        ends.append([raw(params_of(after_a_thousand_steps(case, dtype))[0]) for dtype in REAL])
+    assert ends[0] == ends[1]
 
 
 @each_torch_fused_case

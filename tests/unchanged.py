@@ -20,6 +20,13 @@ def memory_of(tensor: Tensor) -> bytes:
     return torch.empty(0, dtype=torch.uint8).set_(storage).numpy().tobytes()
 
 
+def version_of(tensor: Tensor) -> int | None:
+    try:
+        return tensor._version
+    except RuntimeError:  # of inference tensors, and of some whose data was one's
+        return None
+
+
 def facts(value: Any) -> Any:
     """Returns all that can be seen of a value, in a form that compares by `==`."""
     if isinstance(value, (list, tuple)):
@@ -28,8 +35,7 @@ def facts(value: Any) -> Any:
         return type(value), {key: facts(item) for key, item in value.items()}
     if not isinstance(value, Tensor):
         return type(value), repr(value)
-    version = None if value.is_inference() else value._version
-    about = (id(value), value.dtype, tuple(value.shape), value.requires_grad, version)
+    about = (id(value), value.dtype, tuple(value.shape), value.requires_grad, version_of(value))
     if value.layout is torch.sparse_coo:
         return (*about, facts(value._indices())[1:], facts(value._values())[1:])
     if value.layout is not torch.strided or type(value) not in (Tensor, torch.nn.Parameter):

@@ -9,7 +9,7 @@
 
 namespace onepass {
 
-struct Adam {
+struct Adam : Rule {
   double lr, beta1, beta2, eps, weight_decay, eps_root, initial_lr;
   double decouple_lr, decoupled_weight_decay = 0.0;
 
@@ -18,20 +18,15 @@ struct Adam {
       "Adam does not support sparse gradients, please consider SparseAdam instead";
   static constexpr State kStates[] = {{"exp_avg"}, {"exp_avg_sq"}, {"max_exp_avg_sq", "amsgrad"}};
   static constexpr Hyper<Adam> kHypers[] = {
-      {"lr", "lr", -1, "learning rate", Range::kNonNegative, &Adam::lr, true},
-      {"beta1", "betas", 0, "beta parameter at index 0", Range::kBelowOne, &Adam::beta1, true},
-      {"beta2", "betas", 1, "beta parameter at index 1", Range::kBelowOne, &Adam::beta2, true},
-      {"eps", "eps", -1, "epsilon value", Range::kNonNegative, &Adam::eps},
-      {"weight_decay", "weight_decay", -1, "weight_decay value", Range::kNonNegative,
-       &Adam::weight_decay, true},
-      {"eps_root", "eps_root", -1, "eps_root value", Range::kNonNegative, &Adam::eps_root, false,
-       true},
-      {"initial_lr", "initial_lr", -1, "initial_lr value", Range::kNonNegative, &Adam::initial_lr,
-       true, true},
-      {"decouple_lr", "decouple_lr", -1, "decouple_lr value", Range::kFlag, &Adam::decouple_lr,
-       false, true},
-      {"decoupled_weight_decay", "decoupled_weight_decay", -1, "decoupled_weight_decay value",
-       Range::kFlag, &Adam::decoupled_weight_decay, false, true},
+      hyper::lr(&Adam::lr),
+      hyper::beta1(&Adam::beta1),
+      hyper::beta2(&Adam::beta2),
+      hyper::eps(&Adam::eps),
+      hyper::weight_decay(&Adam::weight_decay),
+      hyper::eps_root(&Adam::eps_root),
+      hyper::initial_lr(&Adam::initial_lr),
+      hyper::flag("decouple_lr", &Adam::decouple_lr),
+      hyper::flag("decoupled_weight_decay", &Adam::decoupled_weight_decay),
   };
 
   static constexpr unsigned kAmsgrad = 0b111;  // all three states are present
@@ -57,7 +52,7 @@ struct Adam {
 
     ONEPASS_FN Real operator()(Real p, Real g, Real* states) const {
       Real &m = states[0], &v = states[1];
-      g = l2 != Real(0) ? g + l2 * p : g;       // g_t with coupled decay
+      g = with_l2(g, l2, p);                    // g_t with coupled decay
       m = lerp(m, g, one_minus_beta1);          // m_t
       v = beta2 * v + one_minus_beta2 * g * g;  // v_t
       Real v_used = v;

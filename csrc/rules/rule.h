@@ -4,18 +4,47 @@
 #pragma once
 
 #include <cmath>
+#include <span>
 
 #include "../portable.h"
 
 namespace onepass {
 
-// A state of a parameter under torch's name. `only_if` is the group option that turns it on.
+// A state of a parameter under torch's name.
 struct State {
   const char* name;
-  const char* only_if = nullptr;
+  const char* only_if = nullptr;   // the group option that turns it on
+  double start = 0.0;              // its value before the first step,
+  const char* start_at = nullptr;  // or the option that holds it
 };
 
-enum class Range { kNonNegative, kBelowOne, kFlag };
+// What most rules have in common.
+struct Rule {
+  static constexpr std::span<const State> kNumbers{};  // states that are one number a parameter
+  static constexpr bool kCountsSteps = true;  // else t is 1 where the states are new, 2 afterwards
+};
+
+// A number of a parameter's state, in a step that may change it. It is computed in the type it is
+// stored in, as in torch.
+struct Number {
+  double value;
+  bool is_float32;
+
+  double rounded(double x) const { return is_float32 ? static_cast<double>(float(x)) : x; }
+  void set(double x) { value = rounded(x); }
+  bool operator==(const Number&) const = default;
+};
+
+enum class Range {
+  kNonNegative,
+  kPositive,
+  kBelowOne,
+  kUpToOne,
+  kInsideOne,
+  kAboveOne,
+  kFinite,
+  kFlag
+};
 
 // A hyper-parameter: where a parameter group keeps it, what it may be, where the rule keeps it.
 template <class Rule>
@@ -31,13 +60,63 @@ struct Hyper {
   bool optional = false;   // 0 where the group lacks the key: an option of ours, unknown to torch
 };
 
-// base^exponent for a whole exponent, by repeated squaring: one function for every device, because
-// the pow of a device's mathematics library is not that of another.
+// The hyper-parameters that many rules have.
+namespace hyper {
+
+template <class Rule>
+constexpr Hyper<Rule> lr(double Rule::* value) {
+  return {"lr", "lr", -1, "learning rate", Range::kNonNegative, value, true};
+}
+template <class Rule>
+constexpr Hyper<Rule> beta1(double Rule::* value) {
+  return {"beta1", "betas", 0, "beta parameter at index 0", Range::kBelowOne, value, true};
+}
+template <class Rule>
+constexpr Hyper<Rule> beta2(double Rule::* value) {
+  return {"beta2", "betas", 1, "beta parameter at index 1", Range::kBelowOne, value, true};
+}
+template <class Rule>
+constexpr Hyper<Rule> eps(double Rule::* value) {
+  return {"eps", "eps", -1, "epsilon value", Range::kNonNegative, value};
+}
+template <class Rule>
+constexpr Hyper<Rule> weight_decay(double Rule::* value) {
+  return {"weight_decay",      "weight_decay", -1,  "weight_decay value",
+          Range::kNonNegative, value,          true};
+}
+template <class Rule>
+constexpr Hyper<Rule> eps_root(double Rule::* value) {
+  return {"eps_root", "eps_root", -1, "eps_root value", Range::kNonNegative, value, false, true};
+}
+template <class Rule>
+constexpr Hyper<Rule> initial_lr(double Rule::* value) {
+  return {"initial_lr",        "initial_lr", -1,   "initial_lr value",
+          Range::kNonNegative, value,        true, true};
+}
+template <class Rule>
+constexpr Hyper<Rule> flag(const char* name, double Rule::* value) {
+  return {name, name, -1, name, Range::kFlag, value, false, true};
+}
+
+}  // namespace hyper
+
+// base^exponent for base and exponent >= 0: the whole part by repeated squaring, the rest by
+// repeated roots. One function for every device, because the pow of a device's mathematics library
+// is not that of another.
 ONEPASS_FN double power(double base, double exponent) {
-  double result = 1.0;
-  for (auto bits = static_cast<unsigned long long>(exponent); bits != 0; bits >>= 1) {
-    if ((bits & 1) != 0) result *= base;
-    base *= base;
+  double result = 1.0, square = base;
+  const auto whole = static_cast<unsigned long long>(exponent);
+  for (auto bits = whole; bits != 0; bits >>= 1) {
+    if ((bits & 1) != 0) result *= square;
+    square *= square;
+  }
+  double root = base;
+  for (double rest = exponent - static_cast<double>(whole); rest != 0.0;) {
+    root = std::sqrt(root);
+    rest *= 2.0;
+    if (rest < 1.0) continue;
+    result *= root;
+    rest -= 1.0;
   }
   return result;
 }
@@ -53,6 +132,24 @@ ONEPASS_FN Real lerp(Real from, Real to, Real weight) {
 template <class Real>
 ONEPASS_FN Real maximum(Real a, Real b) {
   return (a > b || a != a) ? a : b;
+}
+
+// The smaller value, or NaN where either is NaN, as torch.minimum.
+template <class Real>
+ONEPASS_FN Real minimum(Real a, Real b) {
+  return (a < b || a != a) ? a : b;
+}
+
+// -1, 0 or 1; 0 for NaN, as torch.sign.
+template <class Real>
+ONEPASS_FN Real sign(Real x) {
+  return x > Real(0) ? Real(1) : x < Real(0) ? Real(-1) : Real(0);
+}
+
+// The gradient with the coupled decay of L2 regularization.
+template <class Real>
+ONEPASS_FN Real with_l2(Real g, Real l2, Real p) {
+  return l2 != Real(0) ? g + l2 * p : g;
 }
 
 // Decoupled weight decay: the factor that remains of a parameter after one step (Loshchilov and

@@ -1,13 +1,25 @@
 // The table of algorithms. Adding one here gives it its loops, its torch op and its fake kernel.
 #pragma once
 
+#include "adadelta.h"
+#include "adagrad.h"
 #include "adam.h"
+#include "adamax.h"
+#include "asgd.h"
+#include "lion.h"
+#include "momentum.h"
+#include "nadam.h"
+#include "radam.h"
+#include "rmsprop.h"
+#include "rprop.h"
+#include "sgd.h"
 
 namespace onepass {
 
 template <class... Rule>
 struct RuleList {};
 
-using Rules = RuleList<Adam, AdamW>;
+using Rules = RuleList<SGD, Momentum, Adagrad, RMSprop, Adadelta, Adam, AdamW, Adamax, NAdam, RAdam,
+                       Rprop, ASGD, Lion>;
 
 }  // namespace onepass

@@ -7,9 +7,10 @@
 True
 """
 
-from ._native import C
-from .optimizers import Adam, AdamW
+from ._native import C  # first: it explains an import that fails
+from .optimizers import *  # noqa: F403
+from .optimizers import __all__ as _classes
 from .state import state_bytes
 
-__all__ = ["Adam", "AdamW", "state_bytes"]
+__all__ = [*_classes, "state_bytes"]
 __version__: str = C.build_info()["version"]

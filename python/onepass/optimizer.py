@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,23 +12,21 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, _get_scalar_dtype
 
 from ._native import C
+from .dispatched import fill_lists, step_by_op, step_locally
+from .rules import RULES, State
 from .state import (
     Saved,
     bytes_of,
+    cast_number,
     cast_state,
-    cast_step,
-    localize,
     parameter_name,
     readable,
     state_dtype,
     wrap_states,
 )
 
-# Interned, so that the native half finds a state by comparing addresses.
-_RULES = {
-    name: ([(sys.intern(state), only_if) for state, only_if in states], hypers)
-    for name, states, hypers in C.rules()
-}
+# Options of ours that torch's classes do not have.
+_OURS = ("eps_root", "decouple_lr", "state_dtype")
 
 
 class OnePass(Optimizer):
@@ -51,7 +49,7 @@ class OnePass(Optimizer):
             ValueError: a hyper-parameter is out of range; nothing has changed.
             RuntimeError: a tensor cannot be stepped; nothing has changed.
         """
-        if self.defaults["differentiable"]:
+        if self.defaults.get("differentiable"):
             self._native().check(self.param_groups, {})
             return self._torch_step(closure)
         self._accelerator_graph_capture_health_check()
@@ -60,9 +58,11 @@ class OnePass(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         if torch.compiler.is_compiling() or C.dispatch_mode_is_active():
-            self._step_by_op()
-        elif not self._native_step(self.param_groups, self.state):
-            self._step_locally()
+            step_by_op(self)
+        elif not self._native().step(
+            self.param_groups, self.state, self._new_state, *self._scaler()
+        ):
+            step_locally(self)
         return loss
 
     def _native(self) -> C.Step:
@@ -72,9 +72,6 @@ class OnePass(Optimizer):
             native = self.__dict__["_native_half"] = C.Step(self.rule)
         return native
 
-    def _native_step(self, groups: list[dict[str, Any]], state: dict[Tensor, Any]) -> bool:
-        return self._native().step(groups, state, self._new_state, *self._scaler())
-
     def _torch_step(self, closure: Callable[[], Any] | None) -> Any:
         # torch wraps the step of a class once one of it was made, which would fire hooks twice.
         step = super().step
@@ -82,64 +79,14 @@ class OnePass(Optimizer):
             return step.__wrapped__(self, closure)  # type: ignore[attr-defined]
         return step(closure)
 
-    # ---- the step where tensors are more than memory: DTensor, torch.compile, fake tensors
-
-    def _step_locally(self) -> None:
-        """Takes the step on the local tensors of DTensors, all or nothing like any other."""
-        new: dict[Tensor, Any] = {}
-        local_state: dict[Tensor, Any] = {}
-        local_groups = []
-        for i, group in enumerate(self.param_groups):
-            params = []
-            for k, param in enumerate(group["params"]):
-                name = parameter_name(group, i, k)
-                params.append(localize(param, name))
-                if param.grad is None:
-                    continue
-                state = self.state.get(param) or new.setdefault(
-                    param, self._new_state(param, group)
-                )
-                local_state[params[-1]] = {
-                    key: localize(value, name) if isinstance(value, Tensor) else value
-                    for key, value in state.items()
-                }
-            local_groups.append({**group, "params": params})
-        self._native_step(local_groups, local_state)
-        found_inf = self._scaler()[1]
-        if found_inf is None or not found_inf:
-            self.state.update(new)
-
-    def _step_by_op(self) -> None:
-        states, hypers = _RULES[self.rule]
-        op = getattr(torch.ops.onepass, f"{self.rule}_")
-        if not torch.compiler.is_compiling():  # one op a group: refuse before the first of them
-            self._native().rehearse(self.param_groups, self.state, self._new_state)
-        with torch.no_grad():
-            for group in self.param_groups:
-                lists: list[list[Tensor]] = [[] for _ in range(3 + len(states))]
-                self._init_group(group, *lists)
-                options = {
-                    name: _option(group, key, index, scheduled)
-                    for name, key, index, scheduled in hypers
-                }
-                self._unscale(lists[1])
-                op(*lists, **options, maximize=group["maximize"], found_inf=self._scaler()[1])
-
     def _init_group(self, group: dict[str, Any], *lists: list[Tensor]) -> Any:
         """Fills torch's lists for one group; by this name torch.compile runs it while tracing."""
-        if not group["differentiable"]:
-            for param in group["params"]:
-                if param.grad is not None and not self.state[param]:
-                    self.state[param] = self._new_state(param, group)
-        return super()._init_group(group, *lists)  # type: ignore[misc]
-
-    def _unscale(self, grads: list[Tensor]) -> None:
-        scale, found_inf = self._scaler()
-        if scale is None:
-            return
-        if found_inf is not None:
-            scale = torch.where(found_inf != 0, torch.ones_like(scale), scale)
-        torch._foreach_div_(grads, scale)
+        if group.get("differentiable"):
+            return super()._init_group(group, *lists)  # type: ignore[misc]
+        for param in group["params"]:
+            if param.grad is not None:
+                fill_lists(self, param, group, lists)
+        return False
 
     # ---- options
 
@@ -158,10 +105,10 @@ class OnePass(Optimizer):
     def _check_group(self, group: dict[str, Any]) -> None:
         for param in group["params"]:
             state_dtype(param, group)
-        if group["decouple_lr"]:
+        if group.get("decouple_lr"):
             group.setdefault("initial_lr", float(group["lr"]))
-        ours = [name for name in ("eps_root", "decouple_lr", "state_dtype") if group[name]]
-        if group["differentiable"] and ours:
+        ours = [name for name in _OURS if group.get(name)]
+        if group.get("differentiable") and ours:
             raise ValueError(
                 f"differentiable=True takes torch's own path, which has no {ours[0]}; leave one out"
             )
@@ -183,21 +130,17 @@ class OnePass(Optimizer):
 
     # ---- state
 
-    def _state_names(self, group: dict[str, Any]) -> Iterator[str]:
-        for name, only_if in _RULES[self.rule][0]:
-            if only_if is None or group[only_if]:
-                yield name
-
     def _new_state(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         """Returns the state of a parameter before its first step, as torch's for-loop makes it."""
-        dtype = state_dtype(param, group)
+        rule, state = RULES[self.rule], {}
+        number = _get_scalar_dtype(is_fused=group.get("fused"))
         with torch.inference_mode(False):  # so that steps outside inference mode go on with it
-            count = _get_scalar_dtype(is_fused=group["fused"])
-            state = {"step": torch.zeros((), dtype=count, device="cpu")}
-            for name in self._state_names(group):
-                state[name] = torch.zeros_like(
-                    param, dtype=dtype, memory_format=torch.preserve_format
-                )
+            if rule.counts_steps:
+                state["step"] = torch.zeros((), dtype=number, device="cpu")
+            for one in rule.numbers:
+                state[one.name] = torch.full((), one.start_in(group), dtype=number, device="cpu")
+            for one in rule.states_in(group):
+                state[one.name] = _started(one, param, group)
         return state
 
     def state_bytes(self) -> int:
@@ -228,9 +171,13 @@ class OnePass(Optimizer):
         """Takes over a state, whole or not at all: from a pickle, a copy or load_state_dict."""
         before = {key: self.__dict__[key] for key in state if key in self.__dict__}
         try:
-            super().__setstate__({**state, "state": self._unwrap(state)})
+            # Without the empty ones: in the first, torch's Adagrad takes a step for granted.
+            full = copy.copy(self._unwrap(state))
+            for param in [key for key, own in full.items() if isinstance(own, dict) and not own]:
+                del full[param]
+            super().__setstate__({**state, "state": full})
             for group in self.param_groups:
-                for name in ("eps_root", "decouple_lr", "state_dtype"):
+                for name in self.defaults.keys() & _OURS:
                     group.setdefault(name, self.defaults[name])
             self._native().check(self.param_groups, self.state)
             for group in self.param_groups:
@@ -256,18 +203,22 @@ class OnePass(Optimizer):
         return loaded
 
     def _load(self, param: Tensor, group: dict[str, Any], name: str, saved: Any) -> dict[Any, Any]:
-        if not isinstance(saved, dict) or (saved and "step" not in saved):
+        rule = RULES[self.rule]
+        numbers = [*(["step"] if rule.counts_steps else []), *(one.name for one in rule.numbers)]
+        if not isinstance(saved, dict) or (saved and not saved.keys() >= set(numbers)):
+            wanted = " with " + ", ".join(map(repr, numbers)) if numbers else ""
             found = list(saved) if isinstance(saved, dict) else saved
-            raise ValueError(f"the state of {name} must be a dict with a 'step', got {found!r}")
+            raise ValueError(f"the state of {name} must be a dict{wanted}, got {found!r}")
         dtype = state_dtype(param, {**self.defaults, **group})
-        names = {state for state, _ in _RULES[self.rule][0]}
+        states = {state.name for state in rule.states}
         loaded: dict[Any, Any] = {}
         for key, value in saved.items():
             key = sys.intern(key) if isinstance(key, str) else key
-            if key in names:
-                loaded[key] = cast_state(f"{key} of {name}", value, param, dtype)
-            elif key == "step":
-                loaded[key] = cast_step(f"step of {name}", value)
+            if key in states:
+                if value is not None:  # as torch's SGD keeps a buffer that it has not made yet
+                    loaded[key] = cast_state(f"{key} of {name}", value, param, dtype)
+            elif key in (*numbers, "step"):
+                loaded[key] = cast_number(f"{key} of {name}", value, key == "step")
             elif isinstance(value, Tensor):
                 loaded[key] = readable(f"{key} of {name}", value).to(param.device, copy=True)
             else:
@@ -275,13 +226,11 @@ class OnePass(Optimizer):
         return loaded
 
 
-def _option(group: dict[str, Any], key: str, index: int, scheduled: bool) -> Any:
-    """Returns a hyper-parameter of a group as the op takes it."""
-    value = group.get(key, 0.0)
-    if index >= 0:
-        value = value[index]
-    if not scheduled:
-        return value if isinstance(value, bool) else float(value)
-    # A tensor made from a number that changes is not compiled anew at each change; the bare number,
-    # as an argument of the op, would be.
-    return value if isinstance(value, Tensor) else torch.zeros((), dtype=torch.float64) + value
+def _started(state: State, param: Tensor, group: dict[str, Any]) -> Tensor:
+    """Returns a state before the first step, laid out in memory as the parameter."""
+    start, layout = state.start_in(group), torch.preserve_format
+    dtype = state_dtype(param, group)
+    if not start:
+        return torch.zeros_like(param, dtype=dtype, memory_format=layout)
+    value = complex(start, start) if param.is_complex() else start
+    return torch.full_like(param, value, dtype=dtype, memory_format=layout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 def state_dtype(param: Tensor, group: dict[str, Any]) -> torch.dtype:
     """Returns the dtype of a parameter's moments."""
-    wanted: torch.dtype | None = group["state_dtype"]
+    wanted: torch.dtype | None = group.get("state_dtype")
     if wanted is None:
         # Deviation from torch: (1 - beta2) g^2 underflows in float16 and the step would explode.
         return torch.float32 if param.dtype == torch.float16 else param.dtype
@@ -72,13 +73,19 @@ def cast_state(name: str, value: Any, param: Tensor, dtype: torch.dtype) -> Tens
     return readable(name, value).to(device=param.device, dtype=dtype, copy=True)
 
 
-def cast_step(name: str, value: Any) -> Any:
-    """Returns a copy of a saved step count, on the CPU; numbers stay for torch to convert."""
+def cast_number(name: str, value: Any, is_count: bool) -> Any:
+    """Returns a copy of a saved number, on the CPU; Python's stay for torch to convert."""
     if isinstance(value, Tensor):
-        return readable(name, value).to("cpu", copy=True)
-    if isinstance(value, (int, float)) and 0 <= value < 2**53:
+        # torch's own loading casts numbers, but for counts, to the dtype of a 16-bit parameter.
+        narrow = not is_count and value.dtype in (torch.bfloat16, torch.float16)
+        dtype = torch.float32 if narrow else value.dtype
+        return readable(name, value).to("cpu", dtype, copy=True)
+    if isinstance(value, (int, float)) and (
+        0 <= value < 2**53 if is_count else abs(value) <= sys.float_info.max
+    ):
         return value
-    raise ValueError(f"{name} must be a number or a tensor with one, from 0 up, got {value!r}")
+    wanted = "a number or a tensor with one, " + ("from 0 up" if is_count else "finite")
+    raise ValueError(f"{name} must be {wanted}, got {value!r}")
 
 
 @dataclass
@@ -150,19 +157,19 @@ def state_bytes(params: ParamsT | torch.nn.Module, optimizer: type[OnePass], **o
         >>> onepass.state_bytes(model, onepass.AdamW, state_dtype=torch.bfloat16)
         4004008
     """
-    given: Any = params
-    if isinstance(params, torch.nn.Module):  # what is frozen gets no gradient and no state
-        given = [param for param in params.parameters() if param.requires_grad]
+    is_module = isinstance(params, torch.nn.Module)
+    given: Any = params.parameters() if isinstance(params, torch.nn.Module) else params
     made = optimizer(_on_meta(given), **options)
     for group in made.param_groups:
         for param in group["params"]:
-            made.state[param] = made._new_state(param, group)
+            if param.requires_grad or not is_module:  # what is frozen gets no gradient
+                made.state[param] = made._new_state(param, group)
     return made.state_bytes()
 
 
 def _on_meta(params: Any) -> Any:
     if isinstance(params, Tensor):
-        return params.detach().to("meta")
+        return params.detach().to("meta").requires_grad_(params.requires_grad)
     if isinstance(params, dict):
         return {k: _on_meta(v) if k == "params" else v for k, v in params.items()}
     if isinstance(params, tuple) and len(params) == 2 and isinstance(params[0], str):

@@ -1,4 +1,4 @@
-"""The optimizers: thin classes over those of the same name in ``torch.optim``."""
+"""Adam and AdamW, over the classes of the same name in ``torch.optim``."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .optimizer import OnePass
-
-__all__ = ["Adam", "AdamW"]
+from ..optimizer import OnePass
 
 
 class Adam(OnePass, torch.optim.Adam):
@@ -16,9 +14,9 @@ class Adam(OnePass, torch.optim.Adam):
 
     .. code-block:: text
 
-        g_t = grad + weight_decay p                  (decoupled: p *= 1 - lr weight_decay instead)
+        g_t = grad + weight_decay p              (decoupled: p *= 1 - lr weight_decay instead)
         m_t = beta1 m_(t-1) + (1 - beta1) g_t
-        v_t = beta2 v_(t-1) + (1 - beta2) g_t^2      (amsgrad: then the largest v so far)
+        v_t = beta2 v_(t-1) + (1 - beta2) g_t^2  (amsgrad: then the largest v so far)
         p  -= lr mhat / (sqrt(vhat + eps_root) + eps)
         with mhat = m_t / (1 - beta1^t) and vhat = v_t / (1 - beta2^t)
 
@@ -48,6 +46,9 @@ class Adam(OnePass, torch.optim.Adam):
     Raises:
         ValueError: an argument is out of its range, at construction and at every step.
         RuntimeError: a gradient is sparse, or a tensor does not fit. Nothing has changed then.
+
+    Use it for:
+        the default where weight decay does not matter.
 
     Source:
         Kingma and Ba 2015, algorithm 1; AMSGrad: Reddi et al. 2018, algorithm 2.
@@ -105,7 +106,7 @@ class AdamW(OnePass, torch.optim.AdamW):
 
         p  *= 1 - lr weight_decay
         m_t = beta1 m_(t-1) + (1 - beta1) g_t
-        v_t = beta2 v_(t-1) + (1 - beta2) g_t^2      (amsgrad: then the largest v so far)
+        v_t = beta2 v_(t-1) + (1 - beta2) g_t^2  (amsgrad: then the largest v so far)
         p  -= lr mhat / (sqrt(vhat + eps_root) + eps)
         with mhat = m_t / (1 - beta1^t) and vhat = v_t / (1 - beta2^t)
 
@@ -134,6 +135,9 @@ class AdamW(OnePass, torch.optim.AdamW):
     Raises:
         ValueError: an argument is out of its range, at construction and at every step.
         RuntimeError: a gradient is sparse, or a tensor does not fit. Nothing has changed then.
+
+    Use it for:
+        the default for transformers and most else, with weight decay.
 
     Source:
         Loshchilov and Hutter 2019, algorithm 2; AMSGrad: Reddi et al. 2018, algorithm 2.

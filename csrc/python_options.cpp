@@ -1,0 +1,114 @@
+#include "python_options.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace onepass {
+namespace {
+
+// One of the two numbers under a key such as betas.
+py::object item_of_pair(const py::object& pair, const HyperInfo& hyper, int group) {
+  const Py_ssize_t size = PySequence_Check(pair.ptr()) == 1 ? PySequence_Size(pair.ptr()) : -1;
+  if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+  TORCH_CHECK_VALUE(size == 2, hyper.key, " must be two numbers, got ", std::string(py::repr(pair)),
+                    " (parameter group ", group, ")");
+  auto item = py::reinterpret_steal<py::object>(PySequence_GetItem(pair.ptr(), hyper.index));
+  if (!item) throw py::error_already_set();
+  return item;
+}
+
+// Whether an object is a number that can be read without any code of Python's running.
+inline bool read_plain(PyObject* object, const HyperInfo& hyper, double& number) {
+  if (object == nullptr) return false;
+  if (hyper.index >= 0) {
+    if (!PyTuple_CheckExact(object) || PyTuple_GET_SIZE(object) != 2) return false;
+    object = PyTuple_GET_ITEM(object, hyper.index);
+  }
+  if (PyFloat_CheckExact(object)) {
+    number = PyFloat_AS_DOUBLE(object);
+  } else if (PyBool_Check(object)) {
+    number = object == Py_True ? 1.0 : 0.0;
+  } else {
+    return false;
+  }
+  return hyper.allows(number);
+}
+
+}  // namespace
+
+GroupReader::GroupReader(const Algorithm& algorithm)
+    : algorithm_(algorithm), keys_{interned("maximize")} {
+  const auto position = [this](const char* name) {
+    PyObject* const key = interned(name);
+    const auto found = std::ranges::find(keys_, key);
+    if (found == keys_.end()) return keys_.push_back(key), static_cast<int>(keys_.size()) - 1;
+    return static_cast<int>(found - keys_.begin());
+  };
+  for (const HyperInfo& hyper : algorithm_.hypers) slots_.push_back({hyper, position(hyper.key)});
+  for (const State& state : algorithm_.states)
+    option_keys_.push_back(state.only_if == nullptr ? -1 : position(state.only_if));
+  values_.resize(keys_.size() + 1);
+}
+
+// Finds the values of all keys in one walk over the group, by the keys' identity.
+void GroupReader::look(PyObject* group) {
+  std::ranges::fill(values_, nullptr);
+  layout_.resize(PyDict_GET_SIZE(group));
+  PyObject *key, *value;
+  Py_ssize_t position = 0;
+  for (Place& place : layout_) {
+    if (PyDict_Next(group, &position, &key, &value) == 0) return;
+    if (place.key != key) {  // keys_ live for ever, so that no other key takes their address
+      place.key = key;
+      place.value = std::ranges::find(keys_, key) - keys_.begin();
+    }
+    values_[place.value] = value;
+  }
+}
+
+Group GroupReader::read(PyObject* group, int index) {
+  TORCH_CHECK_TYPE(PyDict_Check(group), "parameter group ", index, " must be a dict");
+  look(group);
+  Group read{.algorithm = &algorithm_, .maximize = is_set(group, kMaximize)};
+  for (std::size_t k = 0; k < slots_.size(); ++k) {
+    const Slot& slot = slots_[k];
+    if (read_plain(values_[slot.key], slot.hyper, read.hypers[k])) continue;
+    const bool is_there = values_[slot.key] != nullptr || get(group, keys_[slot.key]) != nullptr;
+    if (!is_there && slot.hyper.optional) continue;
+    read.hypers[k] = read_hyper(group, slot, index);
+    look(group);  // what was borrowed may be gone
+  }
+  for (std::size_t k = 0; k < option_keys_.size(); ++k)
+    if (option_keys_[k] < 0 || is_set(group, option_keys_[k])) read.add_state(k);
+  return read;
+}
+
+// Whether an option is there and true.
+bool GroupReader::is_set(PyObject* group, std::size_t key) {
+  PyObject* value = values_[key];
+  if (value == nullptr) value = get(group, keys_[key]);
+  if (value == nullptr || value == Py_False || value == Py_None) return false;
+  if (value == Py_True) return true;
+  if (PyFloat_CheckExact(value)) return PyFloat_AS_DOUBLE(value) != 0.0;
+  const bool set = is_true(value);
+  look(group);
+  return set;
+}
+
+double GroupReader::read_hyper(PyObject* group, const Slot& slot, int index) const {
+  const HyperInfo& hyper = slot.hyper;
+  PyObject* value = get(group, keys_[slot.key]);
+  TORCH_CHECK(value != nullptr, "parameter group ", index, " has no '", hyper.key, "'; set it");
+  auto item = py::reinterpret_borrow<py::object>(value);
+  if (hyper.index >= 0) item = item_of_pair(item, hyper, index);
+  if (hyper.range == Range::kFlag) return is_true(item.ptr()) ? 1.0 : 0.0;
+  const OptionName name{hyper.key, hyper.index, index};
+  const double number = number_of(item.ptr(), name);
+  if (!hyper.allows(number)) {
+    const bool is_tensor = THPVariable_Check(item.ptr());
+    reject(hyper, is_tensor ? py::str(py::float_(number)) : py::str(item), name.where());
+  }
+  return number;
+}
+
+}  // namespace onepass

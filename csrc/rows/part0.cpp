@@ -1,0 +1,10 @@
+#include "rows.h"
+
+namespace onepass {
+
+template <>
+std::vector<Algorithm> rows_of_part<0>() {
+  return rows_of<0>(Rules{}, indices(Rules{}));
+}
+
+}  // namespace onepass

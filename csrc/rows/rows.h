@@ -1,0 +1,97 @@
+// From a rule to a row of the table: its loops for all stored types, the types erased.
+#pragma once
+
+#include <bit>
+#include <new>
+#include <utility>
+
+#include "../algorithm.h"
+#include "../rules/rules.h"
+#include "../sweep/versions.h"
+
+namespace onepass {
+
+template <class Rule, unsigned kPresent>
+Loop loop_for(int mix) {
+  constexpr int kStates = std::popcount(kPresent);
+  using Update32 = typename Rule::template Update<float, kPresent>;
+  using Update64 = typename Rule::template Update<double, kPresent>;
+  static constexpr std::array<std::array<Loop, kVersions>, kMixCount> table = {
+      Versions<&run_loop<Update32, kStates, float, float, float>>::table,
+      Versions<&run_loop<Update64, kStates, double, double, double>>::table,
+      Versions<&run_loop<Update32, kStates, BFloat16, BFloat16, BFloat16>>::table,
+      Versions<&run_loop<Update32, kStates, float, float, BFloat16>>::table,
+      Versions<&run_loop<Update32, kStates, BFloat16, BFloat16, float>>::table};
+  return table[mix][instruction_set()];
+}
+
+template <class Rule, unsigned kPresent>
+void coefficients_of(const double* hypers, double step, Number* numbers, Float arithmetic,
+                     Coefficients& out) {
+  Rule rule{};
+  for (const auto& hyper : Rule::kHypers) rule.*(hyper.value) = *hypers++;
+  const auto construct = [&]<class Real>(Real) {
+    using Update = typename Rule::template Update<Real, kPresent>;
+    static_assert(sizeof(Update) <= sizeof(Coefficients));
+    if constexpr (std::size(Rule::kNumbers) == 0) {
+      new (out.bytes) Update(rule, step);
+    } else {
+      new (out.bytes) Update(rule, step, numbers);
+    }
+  };
+  return arithmetic == Float::kFloat64 ? construct(double{}) : construct(float{});
+}
+
+template <class Rule>
+constexpr unsigned required_states() {
+  unsigned required = 0, bit = 1;
+  for (const State& state : Rule::kStates) {
+    if (state.only_if == nullptr) required |= bit;
+    bit <<= 1;
+  }
+  return required;
+}
+
+// Instantiates the loops for every set of states that holds the required ones.
+template <class Rule, unsigned kPresent = 0>
+void fill_variants(Algorithm& row) {
+  if constexpr (kPresent < (1u << std::size(Rule::kStates))) {
+    if constexpr ((kPresent & required_states<Rule>()) == required_states<Rule>())
+      row.variants[kPresent] = {&coefficients_of<Rule, kPresent>, &loop_for<Rule, kPresent>};
+    fill_variants<Rule, kPresent + 1>(row);
+  }
+}
+
+template <class Rule>
+Algorithm row_of() {
+  static_assert(std::size(Rule::kStates) <= kMaxStates && std::size(Rule::kHypers) <= kMaxHypers);
+  static_assert(std::size(Rule::kNumbers) <= kMaxNumbers);
+  Algorithm row{Rule::kName, Rule::kNoSparse, Rule::kCountsSteps, Rule::kNumbers, Rule::kStates, {},
+                {}};
+  for (const auto& hyper : Rule::kHypers) {
+    const auto [smallest, largest] = interval_of(hyper.range);
+    row.hypers.push_back({hyper.name, hyper.key, hyper.index, hyper.label, hyper.range,
+                          hyper.scheduled, hyper.optional, smallest, largest});
+  }
+  fill_variants<Rule>(row);
+  return row;
+}
+
+template <bool wanted, class Rule>
+void append(std::vector<Algorithm>& rows) {
+  if constexpr (wanted) rows.push_back(row_of<Rule>());
+}
+
+template <int part, class... Rule, std::size_t... index>
+std::vector<Algorithm> rows_of(RuleList<Rule...> /*all*/, std::index_sequence<index...> /*all*/) {
+  std::vector<Algorithm> rows;
+  (append<index * kParts / sizeof...(Rule) == part, Rule>(rows), ...);
+  return rows;
+}
+
+template <class... Rule>
+constexpr auto indices(RuleList<Rule...> /*all*/) {
+  return std::index_sequence_for<Rule...>{};
+}
+
+}  // namespace onepass

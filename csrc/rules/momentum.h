@@ -1,0 +1,52 @@
+// Momentum as an exponential moving average: the heavy ball of Polyak 1964 with its gradients
+// weighted by 1 - beta. Bias correction: Kingma and Ba 2015, section 3. Look-ahead: Nesterov's as
+// in Sutskever et al. 2013, section 2, whose weights sum to 1 - beta^(t + 1).
+#pragma once
+
+#include "rule.h"
+
+namespace onepass {
+
+struct Momentum : Rule {
+  double lr, beta, weight_decay, initial_lr, bias_correction, nesterov, decoupled_weight_decay;
+  double decouple_lr;
+
+  static constexpr const char* kName = "momentum";
+  static constexpr const char* kNoSparse = "Momentum does not support sparse gradients";
+  static constexpr State kStates[] = {{"exp_avg"}};
+  static constexpr Hyper<Momentum> kHypers[] = {
+      hyper::lr(&Momentum::lr),
+      {"beta", "beta", -1, "beta value", Range::kBelowOne, &Momentum::beta, true},
+      hyper::weight_decay(&Momentum::weight_decay),
+      hyper::initial_lr(&Momentum::initial_lr),
+      hyper::flag("bias_correction", &Momentum::bias_correction),
+      hyper::flag("nesterov", &Momentum::nesterov),
+      hyper::flag("decoupled_weight_decay", &Momentum::decoupled_weight_decay),
+      hyper::flag("decouple_lr", &Momentum::decouple_lr),
+  };
+
+  template <class Real, unsigned kPresent>
+  struct Update {
+    Real l2, keep, one_minus_beta, nesterov, step_size;
+
+    Update(const Momentum& h, double t) {
+      const bool decoupled = h.decoupled_weight_decay != 0.0, ahead = h.nesterov != 0.0;
+      const double weights = 1.0 - power(h.beta, ahead ? t + 1.0 : t);
+      l2 = Real(decoupled ? 0.0 : h.weight_decay);
+      keep = Real(decoupled ? kept(h.lr, h.weight_decay, h.decouple_lr != 0.0, h.initial_lr) : 1.0);
+      one_minus_beta = Real(1.0 - h.beta);
+      nesterov = Real(h.nesterov);
+      step_size = Real(h.bias_correction != 0.0 ? h.lr / weights : h.lr);
+    }
+
+    ONEPASS_FN Real operator()(Real p, Real g, Real* states) const {
+      Real& v = states[0];
+      g = with_l2(g, l2, p);
+      v = lerp(v, g, one_minus_beta);  // v_t
+      const Real direction = nesterov != Real(0) ? lerp(v, g, one_minus_beta) : v;
+      return p * keep - step_size * direction;
+    }
+  };
+};
+
+}  // namespace onepass

@@ -1,0 +1,89 @@
+"""Momentum, which ``torch.optim`` has only as an option of SGD."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from ..optimizer import OnePass
+
+
+class Momentum(OnePass):
+    r"""Momentum: steps along an exponential moving average of the gradients.
+
+    .. code-block:: text
+
+        g_t = grad + weight_decay p  (decoupled: p *= 1 - lr weight_decay instead)
+        v_t = beta v_(t-1) + (1 - beta) g_t
+        p  -= lr v_t                 (nesterov: beta v_t + (1 - beta) g_t for v_t)
+
+    With bias_correction the average is divided by the sum of its weights: 1 - beta^t, with nesterov
+    1 - beta^(t+1).
+
+    Args:
+        params: tensors, (name, tensor) pairs or group dicts, as in torch.
+        lr: the rate, a float or a 1-element tensor, >= 0 (1e-3).
+        beta: how much of the average is kept at each step, in [0, 1) (0.9).
+        weight_decay: weight_decay p is added to the gradient, >= 0 (0).
+        bias_correction: make up for the average's start at 0 (False).
+        nesterov: look ahead along the average (False).
+        decoupled_weight_decay: decay as AdamW does (False).
+        maximize: climb instead of descend (False).
+        decouple_lr: decoupled decay by weight_decay lr / initial_lr, so that it does not depend on
+            the size of lr but follows its schedule (False).
+        state_dtype: dtype of the average: float32, float64, bfloat16 or float16; None is the
+            parameter's own, and float32 for float16 parameters (None).
+
+    State:
+        ``step``: 0-dim float32, 4 bytes. ``exp_avg``: the parameter's shape, ``state_dtype``; 4
+        bytes per float32 element.
+
+    Raises:
+        ValueError: an argument is out of its range, at construction and at every step.
+        RuntimeError: a gradient is sparse, or a tensor does not fit. Nothing has changed then.
+
+    Use it for:
+        in place of SGD with momentum, where lr should not have to change with beta.
+
+    Source:
+        Polyak 1964, with each gradient weighted by 1 - beta; bias correction: Kingma and Ba 2015,
+        section 3; look-ahead: Sutskever et al. 2013, section 2.
+
+    Differs from torch.optim.SGD in:
+        SGD(momentum=beta, dampening=beta) takes the same steps from a buffer that was set to 0
+        before the first; torch starts it at the first gradient.
+
+    Example:
+        >>> import torch, onepass
+        >>> weight = torch.ones(3, requires_grad=True)
+        >>> opt = onepass.Momentum([weight], lr=0.1)
+        >>> (weight**2).sum().backward()
+        >>> opt.step()
+        >>> weight.detach()
+        tensor([0.9800, 0.9800, 0.9800])
+    """
+
+    rule = "momentum"
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        beta: float | Tensor = 0.9,
+        weight_decay: float = 0,
+        *,
+        bias_correction: bool = False,
+        nesterov: bool = False,
+        decoupled_weight_decay: bool = False,
+        maximize: bool = False,
+        decouple_lr: bool = False,
+        state_dtype: torch.dtype | None = None,
+    ) -> None:
+        """Makes the optimizer; the arguments are described at the class."""
+        self._extras = dict(decouple_lr=decouple_lr, state_dtype=state_dtype)
+        defaults = dict(
+            lr=lr, beta=beta, weight_decay=weight_decay, bias_correction=bias_correction,
+            nesterov=nesterov, decoupled_weight_decay=decoupled_weight_decay, maximize=maximize,
+        )  # fmt: skip
+        super().__init__(params, defaults)

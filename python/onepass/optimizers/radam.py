@@ -1,0 +1,96 @@
+"""RAdam, over the class of that name in ``torch.optim``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from ..optimizer import OnePass
+
+
+class RAdam(OnePass, torch.optim.RAdam):
+    r"""RAdam: Adam that takes plain steps until the variance of its rate is known.
+
+    .. code-block:: text
+
+        g_t = grad + weight_decay p                    (decoupled: p *= 1 - lr weight_decay instead)
+        m_t = beta1 m_(t-1) + (1 - beta1) g_t
+        v_t = beta2 v_(t-1) + (1 - beta2) g_t^2
+        rho_t = rho_inf - 2 t beta2^t / (1 - beta2^t)  with rho_inf = 2 / (1 - beta2) - 1
+        p  -= lr mhat r_t sqrt(1 - beta2^t) / (sqrt(v_t + eps_root (1 - beta2^t)) + eps)
+                                                       (p -= lr mhat where rho_t <= 5)
+
+    Args:
+        params: tensors, (name, tensor) pairs or group dicts, as in torch.
+        lr: the rate, a float or a 1-element tensor, >= 0 (1e-3).
+        betas: how much of the means is kept at each step, each in [0, 1) (0.9, 0.999).
+        eps: added to the root of v_t, >= 0 (1e-8).
+        weight_decay: weight_decay p is added to the gradient, >= 0 (0).
+        decoupled_weight_decay: decay as AdamW does (False).
+        foreach: accepted for torch's sake; the result is the same (None).
+        maximize: climb instead of descend (False).
+        capturable: accepted; the result is the same (False).
+        differentiable: let autograd see the step, by torch's own code (False).
+        eps_root: added inside the root, >= 0 (0).
+        decouple_lr: decoupled decay by weight_decay lr / initial_lr, so that it does not depend on
+            the size of lr but follows its schedule (False).
+        state_dtype: dtype of the states: float32, float64, bfloat16 or float16; None is the
+            parameter's own, and float32 for float16 parameters (None).
+
+    State:
+        ``step``: 0-dim float32, 4 bytes. ``exp_avg`` and ``exp_avg_sq``: the parameter's shape,
+        ``state_dtype``; 8 bytes per float32 element.
+
+    Raises:
+        ValueError: an argument is out of its range, at construction and at every step.
+        RuntimeError: a gradient is sparse, or a tensor does not fit. Nothing has changed then.
+
+    Use it for:
+        in place of a warm-up of Adam's rate.
+
+    Source:
+        Liu et al. 2020, algorithm 2, with the threshold 5 of the authors' code (the paper prints
+        4).
+
+    Differs from torch.optim.RAdam in:
+        the keyword-only eps_root, decouple_lr and state_dtype; float32 states for float16
+        parameters; infinite hyper-parameters are refused; float32 arithmetic for bfloat16 and
+        float16, rounded once at the end of the step.
+
+    Example:
+        >>> import torch, onepass
+        >>> weight = torch.ones(3, requires_grad=True)
+        >>> opt = onepass.RAdam([weight], lr=0.1)
+        >>> (weight**2).sum().backward()
+        >>> opt.step()
+        >>> weight.detach()
+        tensor([0.8000, 0.8000, 0.8000])
+    """
+
+    rule = "radam"
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.001,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-08,
+        weight_decay: float = 0,
+        decoupled_weight_decay: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        eps_root: float = 0.0,
+        decouple_lr: bool = False,
+        state_dtype: torch.dtype | None = None,
+    ) -> None:
+        """Makes the optimizer; the arguments are described at the class."""
+        self._extras = dict(eps_root=eps_root, decouple_lr=decouple_lr, state_dtype=state_dtype)
+        super().__init__(
+            params, lr, betas, eps, weight_decay, decoupled_weight_decay,
+            foreach=foreach, maximize=maximize, capturable=capturable,
+            differentiable=differentiable,
+        )  # fmt: skip

@@ -1,0 +1,87 @@
+"""SGD, over the class of that name in ``torch.optim``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from ..optimizer import OnePass
+
+
+class SGD(OnePass, torch.optim.SGD):
+    r"""SGD: gradient descent, with momentum and Nesterov's if asked for.
+
+    .. code-block:: text
+
+        g_t = grad + weight_decay p
+        b_t = momentum b_(t-1) + (1 - dampening) g_t  (b_1 = g_1)
+        p  -= lr b_t                                  (nesterov: lr (g_t + momentum b_t))
+
+    Args:
+        params: tensors, (name, tensor) pairs or group dicts, as in torch.
+        lr: the rate, a float or a 1-element tensor, >= 0 (1e-3).
+        momentum: how much of the buffer is kept at each step, >= 0 (0).
+        dampening: how much of each gradient is kept from the buffer, after the first (0).
+        weight_decay: weight_decay p is added to the gradient, >= 0 (0).
+        nesterov: look ahead along the buffer; asks for a momentum and no dampening (False).
+        maximize: climb instead of descend (False).
+        foreach: accepted for torch's sake; the result is the same (None).
+        differentiable: let autograd see the step, by torch's own code (False).
+        fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
+        state_dtype: dtype of the states: float32, float64, bfloat16 or float16; None is the
+            parameter's own, and float32 for float16 parameters (None).
+
+    State:
+        ``momentum_buffer``, with momentum: the parameter's shape, ``state_dtype``; 4 bytes per
+        float32 element. No step count.
+
+    Raises:
+        ValueError: an argument is out of its range, at construction and at every step.
+        RuntimeError: a gradient is sparse, or a tensor does not fit. Nothing has changed then.
+
+    Use it for:
+        convolutional networks with a tuned schedule, and wherever state must take no memory.
+
+    Source:
+        Robbins and Monro 1951; momentum: Polyak 1964; Nesterov's: Sutskever et al. 2013, equations
+        3 and 4.
+
+    Differs from torch.optim.SGD in:
+        the keyword-only state_dtype; float32 states for float16 parameters; infinite hyper-
+        parameters are refused; float32 arithmetic for bfloat16 and float16, rounded once at the
+        end of the step.
+
+    Example:
+        >>> import torch, onepass
+        >>> weight = torch.ones(3, requires_grad=True)
+        >>> opt = onepass.SGD([weight], lr=0.1)
+        >>> (weight**2).sum().backward()
+        >>> opt.step()
+        >>> weight.detach()
+        tensor([0.8000, 0.8000, 0.8000])
+    """
+
+    rule = "sgd"
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.001,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float | Tensor = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+    ) -> None:
+        """Makes the optimizer; the arguments are described at the class."""
+        self._extras = dict(state_dtype=state_dtype)
+        super().__init__(
+            params, lr, momentum, dampening, weight_decay, nesterov,
+            maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused,
+        )  # fmt: skip

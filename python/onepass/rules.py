@@ -1,0 +1,88 @@
+"""The native table of algorithms as Python needs it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._native import C
+
+
+@dataclass(frozen=True)
+class State:
+    """Describes a state of a parameter: its name, the option that turns it on, where it starts."""
+
+    name: str
+    only_if: str | None
+    start: float
+    start_at: str | None
+
+    def start_in(self, group: dict[str, Any]) -> float:
+        """Returns the value before the first step."""
+        return float(group[self.start_at]) if self.start_at else self.start
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """Describes a hyper-parameter: the op's argument, and where a group keeps it."""
+
+    name: str
+    key: str
+    index: int
+    scheduled: bool
+
+    def argument(self, group: dict[str, Any]) -> Any:
+        """Returns the value in a group as the op takes it."""
+        value = group.get(self.key, 0.0)
+        if self.index >= 0:
+            value = value[self.index]
+        if not self.scheduled:
+            return value if isinstance(value, bool) else float(value)
+        if isinstance(value, Tensor):
+            return value
+        # A tensor made from a number that changes is not compiled anew at each change; the bare
+        # number, as an argument of the op, would be.
+        return torch.zeros((), dtype=torch.float64) + value
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Describes an algorithm; csrc/rules/ says the same in C++."""
+
+    name: str
+    counts_steps: bool
+    numbers: tuple[State, ...]
+    states: tuple[State, ...]
+    hypers: tuple[Hyper, ...]
+
+    def lists(self) -> list[str]:
+        """Returns what the op's lists of tensors hold, in their order."""
+        return ["params", "grads", *(one.name for one in (*self.states, *self.numbers)), "step"]
+
+    def states_in(self, group: dict[str, Any]) -> Iterator[State]:
+        """Yields the states that the group's options turn on."""
+        for state in self.states:
+            if state.only_if is None or group[state.only_if]:
+                yield state
+
+
+def _states(rows: list[dict[str, Any]]) -> tuple[State, ...]:
+    # Interned, so that the native half finds a state by comparing addresses.
+    return tuple(State(**{**row, "name": sys.intern(row["name"])}) for row in rows)
+
+
+RULES = {
+    row["name"]: Rule(
+        row["name"],
+        row["counts_steps"],
+        _states(row["numbers"]),
+        _states(row["states"]),
+        tuple(Hyper(**hyper) for hyper in row["hypers"]),
+    )
+    for row in C.rules()
+}
