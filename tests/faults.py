@@ -268,8 +268,8 @@ PROMISES = (
 PYTHON = (
     Fault("loaded states are those of the source", STATE, "dtype=dtype, copy=True)",
           "dtype=dtype)", ALIASES),
-    Fault("a loaded step is that of the source", STATE, '.to("cpu", dtype, copy=True)', '.to("cpu", dtype)',
-          ALIASES),
+    Fault("a loaded step is that of the source", STATE, '.to("cpu", dtype, copy=True)',
+          '.to("cpu", dtype)', ALIASES),
     Fault("state_dtype ignored when loading", OPTIMIZER,
           "dtype = state_dtype(param, {**self.defaults, **group})", "dtype = param.dtype", RELOAD),
     Fault("a refused load leaves its states", OPTIMIZER, "self.__dict__.update(before)", "pass",
