@@ -31,7 +31,7 @@ struct Rprop : Rule {
       Real &prev = states[0], &step_size = states[1];
       const Real agreement = sign(g) * sign(prev);
       const Real factor = agreement > 0 ? eta_plus : agreement < 0 ? eta_minus : Real(1);
-      step_size = minimum(maximum(step_size * factor, smallest), largest);  // Delta_t
+      step_size = clamp(step_size * factor, smallest, largest);  // Delta_t
       prev = agreement < Real(0) ? Real(0) : g;
       return p - sign(prev) * step_size;
     }

@@ -134,16 +134,17 @@ ONEPASS_FN Real maximum(Real a, Real b) {
   return (a > b || a != a) ? a : b;
 }
 
-// The smaller value, or NaN where either is NaN, as torch.minimum.
+// x brought between the bounds, or NaN, as torch.clamp.
 template <class Real>
-ONEPASS_FN Real minimum(Real a, Real b) {
-  return (a < b || a != a) ? a : b;
+ONEPASS_FN Real clamp(Real x, Real smallest, Real largest) {
+  const Real raised = x < smallest ? smallest : x;
+  return raised > largest ? largest : raised;
 }
 
 // -1, 0 or 1; 0 for NaN, as torch.sign.
 template <class Real>
 ONEPASS_FN Real sign(Real x) {
-  return x > Real(0) ? Real(1) : x < Real(0) ? Real(-1) : Real(0);
+  return Real(x > Real(0)) - Real(x < Real(0));
 }
 
 // The gradient with the coupled decay of L2 regularization.
