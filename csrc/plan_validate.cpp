@@ -8,6 +8,11 @@
 namespace onepass {
 namespace {
 
+// Whether tasks of the two groups are made alike.
+bool same_tasks(const Group& a, const Group& b) {
+  return a.algorithm == b.algorithm && a.present == b.present && a.maximize == b.maximize;
+}
+
 // Raises if two of a parameter's tensors have an element in common: the loops take them for
 // independent. Almost always their spans say so already.
 void check_separate(const Tensors& tensors, int states, std::span<const Span> spans,
@@ -43,11 +48,6 @@ void prefetch(const Header* header) {
 }
 
 void prefetch_header(const at::TensorBase& tensor) { prefetch(tensor.unsafeGetTensorImpl()); }
-
-// Whether tasks of the two groups are made alike.
-bool same_tasks(const Group& a, const Group& b) {
-  return a.algorithm == b.algorithm && a.present == b.present && a.maximize == b.maximize;
-}
 
 void prefetch_storage(const at::TensorBase& tensor) {
   prefetch(tensor.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());

@@ -34,19 +34,35 @@ inline bool read_plain(PyObject* object, const HyperInfo& hyper, double& number)
   return hyper.allows(number);
 }
 
+// Any number, checked; reading it may run code of Python's.
+double read_hyper(PyObject* value, const HyperInfo& hyper, int group) {
+  TORCH_CHECK(value != nullptr, "parameter group ", group, " has no '", hyper.key, "'; set it");
+  auto item = py::reinterpret_borrow<py::object>(value);
+  if (hyper.index >= 0) item = item_of_pair(item, hyper, group);
+  if (hyper.range == Range::kFlag) return is_true(item.ptr()) ? 1.0 : 0.0;
+  const OptionName name{hyper.key, hyper.index, group};
+  const double number = number_of(item.ptr(), name);
+  if (!hyper.allows(number)) {
+    const bool is_tensor = THPVariable_Check(item.ptr());
+    reject(hyper, is_tensor ? py::str(py::float_(number)) : py::str(item), name.where());
+  }
+  return number;
+}
+
 }  // namespace
 
 GroupReader::GroupReader(const Algorithm& algorithm)
     : algorithm_(algorithm), keys_{interned("maximize")} {
   const auto position = [this](const char* name) {
     PyObject* const key = interned(name);
-    const auto found = std::ranges::find(keys_, key);
-    if (found == keys_.end()) return keys_.push_back(key), static_cast<int>(keys_.size()) - 1;
-    return static_cast<int>(found - keys_.begin());
+    const std::size_t found = std::ranges::find(keys_, key) - keys_.begin();
+    if (found == keys_.size()) keys_.push_back(key);
+    return found;
   };
   for (const HyperInfo& hyper : algorithm_.hypers) slots_.push_back({hyper, position(hyper.key)});
   for (const State& state : algorithm_.states)
-    option_keys_.push_back(state.only_if == nullptr ? -1 : position(state.only_if));
+    option_keys_.push_back(state.only_if == nullptr ? -1
+                                                    : static_cast<int>(position(state.only_if)));
   values_.resize(keys_.size() + 1);
 }
 
@@ -66,6 +82,11 @@ void GroupReader::look(PyObject* group) {
   }
 }
 
+// The value of a key, or null; the walk overlooks keys that are equal to ours but other objects.
+PyObject* GroupReader::find(PyObject* group, std::size_t key) const {
+  return values_[key] != nullptr ? values_[key] : get(group, keys_[key]);
+}
+
 Group GroupReader::read(PyObject* group, int index) {
   TORCH_CHECK_TYPE(PyDict_Check(group), "parameter group ", index, " must be a dict");
   look(group);
@@ -73,9 +94,9 @@ Group GroupReader::read(PyObject* group, int index) {
   for (std::size_t k = 0; k < slots_.size(); ++k) {
     const Slot& slot = slots_[k];
     if (read_plain(values_[slot.key], slot.hyper, read.hypers[k])) continue;
-    const bool is_there = values_[slot.key] != nullptr || get(group, keys_[slot.key]) != nullptr;
-    if (!is_there && slot.hyper.optional) continue;
-    read.hypers[k] = read_hyper(group, slot, index);
+    PyObject* const value = find(group, slot.key);
+    if (value == nullptr && slot.hyper.optional) continue;
+    read.hypers[k] = read_hyper(value, slot.hyper, index);
     look(group);  // what was borrowed may be gone
   }
   for (std::size_t k = 0; k < option_keys_.size(); ++k)
@@ -85,30 +106,13 @@ Group GroupReader::read(PyObject* group, int index) {
 
 // Whether an option is there and true.
 bool GroupReader::is_set(PyObject* group, std::size_t key) {
-  PyObject* value = values_[key];
-  if (value == nullptr) value = get(group, keys_[key]);
+  PyObject* const value = find(group, key);
   if (value == nullptr || value == Py_False || value == Py_None) return false;
   if (value == Py_True) return true;
   if (PyFloat_CheckExact(value)) return PyFloat_AS_DOUBLE(value) != 0.0;
   const bool set = is_true(value);
   look(group);
   return set;
-}
-
-double GroupReader::read_hyper(PyObject* group, const Slot& slot, int index) const {
-  const HyperInfo& hyper = slot.hyper;
-  PyObject* value = get(group, keys_[slot.key]);
-  TORCH_CHECK(value != nullptr, "parameter group ", index, " has no '", hyper.key, "'; set it");
-  auto item = py::reinterpret_borrow<py::object>(value);
-  if (hyper.index >= 0) item = item_of_pair(item, hyper, index);
-  if (hyper.range == Range::kFlag) return is_true(item.ptr()) ? 1.0 : 0.0;
-  const OptionName name{hyper.key, hyper.index, index};
-  const double number = number_of(item.ptr(), name);
-  if (!hyper.allows(number)) {
-    const bool is_tensor = THPVariable_Check(item.ptr());
-    reject(hyper, is_tensor ? py::str(py::float_(number)) : py::str(item), name.where());
-  }
-  return number;
 }
 
 }  // namespace onepass

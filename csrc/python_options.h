@@ -17,7 +17,7 @@ class GroupReader {
  private:
   struct Slot {
     const HyperInfo& hyper;
-    int key;  // position in keys_
+    std::size_t key;  // position in keys_
   };
   struct Place {
     PyObject* key = nullptr;
@@ -25,7 +25,7 @@ class GroupReader {
   };
 
   void look(PyObject* group);
-  double read_hyper(PyObject* group, const Slot& slot, int index) const;
+  PyObject* find(PyObject* group, std::size_t key) const;
   bool is_set(PyObject* group, std::size_t key);
 
   static constexpr std::size_t kMaximize = 0;  // the first of keys_

@@ -18,37 +18,12 @@ from onepass.rules import RULES
 from tests.cases import CASES, Case
 from tests.layouts import same_bits
 from tests.support import each_case
+from tests.walks import close, gradients, path
 
 each_adam = pytest.mark.parametrize("adam", [onepass.Adam, onepass.AdamW])
 each_case_that_decouples = pytest.mark.parametrize(
     "case", [c for c in CASES if "decouple_lr" in inspect.signature(c.ours).parameters], ids=str
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread(isolated: None) -> None:
-    """Waking a second thread for tensors this small takes far longer than the work."""
-    torch.set_num_threads(1)
-
-
-def walk(adam: Any, grads: Tensor, start: float = 0.0, **options: Any) -> Tensor:
-    """Returns where a parameter is before the first and after every step along these gradients."""
-    param = torch.full_like(grads[0], start).requires_grad_()
-    optimizer = adam([param], **{"weight_decay": 0.0, **options})
-    path = [param.detach().clone()]
-    for grad in grads:
-        param.grad = grad
-        optimizer.step()
-        path.append(param.detach().clone())
-    return torch.stack(path)
-
-
-def close(a: Any, b: Any, relative: float) -> None:
-    torch.testing.assert_close(a, b, rtol=relative, atol=0.0)
-
-
-def gradients(steps: int, size: int) -> Tensor:
-    return torch.randn(steps, size, dtype=torch.float64)
 
 
 # ---- decouple_lr
@@ -122,15 +97,15 @@ def test_with_decouple_lr_a_step_at_lr_0_changes_no_bit_of_the_parameter(lr_at_f
 def test_eps_root_alone_is_the_textbook_form_with_eps_inside_the_root(adam):
     grads = gradients(1, 1000) * 1e-3
     for eps_root in (1e-8, 1e-4, 1.0):
-        moved = walk(adam, grads, lr=0.1, eps=0.0, eps_root=eps_root)[1]
+        moved = path(adam, grads, lr=0.1, eps=0.0, eps_root=eps_root)[1]
         close(moved, -0.1 * grads[0] / (grads[0] ** 2 + eps_root).sqrt(), 1e-12)
 
 
 @each_adam
 def test_eps_root_keeps_coordinates_without_gradient_where_they_are(adam):
     grads = torch.zeros(50, 3)
-    path = walk(adam, grads, start=1.0, eps=0.0, eps_root=1e-8)
-    assert (path == 1.0).all()
+    points = path(adam, grads, start=1.0, eps=0.0, eps_root=1e-8, weight_decay=0.0)
+    assert (points == 1.0).all()
 
 
 # ---- every option matters

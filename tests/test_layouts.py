@@ -22,12 +22,6 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.com
 PER_ALGORITHM = 750  # C2 asks for 1500; each of the first two algorithms has its half
 
 
-@pytest.fixture(autouse=True)
-def one_thread(isolated: None) -> None:
-    """Waking a second thread for tensors this small takes far longer than the work."""
-    torch.set_num_threads(1)
-
-
 def settings_of(case: Case, dtype: torch.dtype = torch.float32) -> tuple[dict[str, Any], ...]:
     """Returns settings of which the first uses all states."""
     all_states = {**case.settings[1], **all_states_on(case)}

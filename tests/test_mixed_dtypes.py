@@ -20,12 +20,6 @@ REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 PER_ALGORITHM = 30  # C18 asks for 60; each of the first two algorithms has its half
 
 
-@pytest.fixture(autouse=True)
-def one_thread(isolated: None) -> None:
-    """Waking a second thread for tensors this small takes far longer than the work."""
-    torch.set_num_threads(1)
-
-
 def drawn(size: int, dtype: torch.dtype) -> Tensor:
     """Returns numbers that every type holds, most of them rounded."""
     return (torch.randn(size) * 10.0 ** torch.empty(size).uniform_(-3, 1)).to(dtype)

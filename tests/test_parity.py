@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor
 from torch.nn import Parameter
@@ -34,12 +33,6 @@ SHAPES = (
 LAYOUTS = ("contiguous", "transposed", "every 2nd")
 PER_ALGORITHM = 1000  # C1 asks for 5000 cases of all
 OURS_ONLY = ("eps_root", "decouple_lr", "state_dtype")
-
-
-@pytest.fixture(autouse=True)
-def one_thread(isolated: None) -> None:
-    """Waking a second thread for tensors this small takes far longer than the work."""
-    torch.set_num_threads(1)
 
 
 def database(case: Case) -> Any:

@@ -23,12 +23,6 @@ NUMBERS = {number.name for rule in RULES.values() for number in rule.numbers}
 REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-@pytest.fixture(autouse=True)
-def one_thread(isolated: None) -> None:
-    """Waking a second thread for tensors this small takes far longer than the work."""
-    torch.set_num_threads(1)
-
-
 def lattice(dtype: torch.dtype) -> Tensor:
     """Returns zero, the ends of the denormals and of the normals, 1, infinity and NaN."""
     info = torch.finfo(dtype)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import onepass
+from onepass.gallery import SCENES
 from onepass.rules import RULES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,19 +23,9 @@ gradient (negated with `maximize`), t the step from 1 on. The pictures are drawn
 """
 
 
-PICTURES = {
-    "momentum_vs_sgd": "SGD and momentum in a valley",
-    "rmsprop_vs_sgd": "RMSprop and SGD in a canyon",
-    "adam_vs_scale": "Adam and momentum in a canyon",
-    "momentum_badcase_scale": "Momentum in a long canyon",
-    "rmsprop_badcase_noise": "RMSprop under noise",
-    "adam_vs_noise": "Adam and RMSprop under noise",
-}
-
-
 def pictures() -> str:
     """Returns a table of the gallery."""
-    cells = [f"![{text}](gallery/{name}.png)" for name, text in PICTURES.items()]
+    cells = [f"![{scene.title}](gallery/{name}.png)" for name, scene in SCENES.items()]
     rows = [f"| {' | '.join(cells[k : k + 3])} |" for k in (0, 3)]
     return "\n".join([rows[0], "|---|---|---|", rows[1]])
 

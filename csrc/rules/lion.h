@@ -25,10 +25,7 @@ struct Lion : Rule {
     Real keep, one_minus_beta1, one_minus_beta2, lr;
 
     Update(const Lion& h, double)
-        : keep(kept(h.lr, h.weight_decay, h.decouple_lr != 0.0, h.initial_lr)),
-          one_minus_beta1(1.0 - h.beta1),
-          one_minus_beta2(1.0 - h.beta2),
-          lr(h.lr) {}
+        : keep(kept(h)), one_minus_beta1(1.0 - h.beta1), one_minus_beta2(1.0 - h.beta2), lr(h.lr) {}
 
     ONEPASS_FN Real operator()(Real p, Real g, Real* states) const {
       Real& m = states[0];

@@ -30,10 +30,9 @@ struct Momentum : Rule {
     Real l2, keep, one_minus_beta, nesterov, step_size;
 
     Update(const Momentum& h, double t) {
-      const bool decoupled = h.decoupled_weight_decay != 0.0, ahead = h.nesterov != 0.0;
-      const double weights = 1.0 - power(h.beta, ahead ? t + 1.0 : t);
-      l2 = Real(decoupled ? 0.0 : h.weight_decay);
-      keep = Real(decoupled ? kept(h.lr, h.weight_decay, h.decouple_lr != 0.0, h.initial_lr) : 1.0);
+      const double weights = 1.0 - power(h.beta, h.nesterov != 0.0 ? t + 1.0 : t);
+      l2 = Real(l2_if_coupled(h));
+      keep = Real(kept_if_decoupled(h));
       one_minus_beta = Real(1.0 - h.beta);
       nesterov = Real(h.nesterov);
       step_size = Real(h.bias_correction != 0.0 ? h.lr / weights : h.lr);

@@ -41,9 +41,8 @@ struct NAdam : Rule {
       Number& product = numbers[0];  // of mu_1 to mu_t
       product.set(product.value * product.rounded(mu));
       const double bias_correction2 = 1.0 - power(h.beta2, t);
-      const bool decoupled = h.decoupled_weight_decay != 0.0;
-      l2 = Real(decoupled ? 0.0 : h.weight_decay);
-      keep = Real(decoupled ? kept(h.lr, h.weight_decay, h.decouple_lr != 0.0, h.initial_lr) : 1.0);
+      l2 = Real(l2_if_coupled(h));
+      keep = Real(kept_if_decoupled(h));
       one_minus_beta1 = Real(1.0 - h.beta1);
       beta2 = Real(h.beta2);
       one_minus_beta2 = Real(1.0 - h.beta2);

@@ -38,9 +38,8 @@ struct RAdam : Rule {
       const bool is_tractable = rho > 5.0 && t > 5.0;  // rho_t < t, whatever rounding makes of it
       const double r = std::sqrt((rho - 4.0) * (rho - 2.0) * rho_inf /
                                  ((rho_inf - 4.0) * (rho_inf - 2.0) * rho));  // r_t
-      const bool decoupled = h.decoupled_weight_decay != 0.0;
-      l2 = Real(decoupled ? 0.0 : h.weight_decay);
-      keep = Real(decoupled ? kept(h.lr, h.weight_decay, h.decouple_lr != 0.0, h.initial_lr) : 1.0);
+      l2 = Real(l2_if_coupled(h));
+      keep = Real(kept_if_decoupled(h));
       one_minus_beta1 = Real(1.0 - h.beta1);
       beta2 = Real(h.beta2);
       one_minus_beta2 = Real(1.0 - h.beta2);

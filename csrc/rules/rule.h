@@ -35,16 +35,7 @@ struct Number {
   bool operator==(const Number&) const = default;
 };
 
-enum class Range {
-  kNonNegative,
-  kPositive,
-  kBelowOne,
-  kUpToOne,
-  kInsideOne,
-  kAboveOne,
-  kFinite,
-  kFlag
-};
+enum class Range { kNonNegative, kBelowOne, kUpToOne, kInsideOne, kAboveOne, kFinite, kFlag };
 
 // A hyper-parameter: where a parameter group keeps it, what it may be, where the rule keeps it.
 template <class Rule>
@@ -157,10 +148,26 @@ ONEPASS_FN Real with_l2(Real g, Real l2, Real p) {
 // Hutter 2019, algorithm 2, line 12, with lr for their eta alpha). With `decouple_lr` the decay
 // follows the schedule alone, lr / initial_lr, so that a step at lr = 0 changes nothing. An
 // initial_lr of 0 says nothing about the schedule and counts as lr.
-ONEPASS_FN double kept(double lr, double weight_decay, bool decouple_lr, double initial_lr) {
-  if (!decouple_lr) return 1.0 - lr * weight_decay;
-  if (lr == 0.0) return 1.0;
-  return 1.0 - weight_decay * (initial_lr == 0.0 ? 1.0 : lr / initial_lr);
+template <class Rule>
+ONEPASS_FN double kept(const Rule& h) {
+  if (h.decouple_lr == 0.0) return 1.0 - h.lr * h.weight_decay;
+  if (h.lr == 0.0) return 1.0;
+  return 1.0 - h.weight_decay * (h.initial_lr == 0.0 ? 1.0 : h.lr / h.initial_lr);
+}
+
+// Of a rule whose decay may be either: the weight of L2 if it is coupled, and the factor that
+// remains of the parameter if it is decoupled. Each is neutral where the other is used.
+template <class Rule>
+ONEPASS_FN bool is_decoupled(const Rule& h) {
+  return h.decoupled_weight_decay != 0.0;
+}
+template <class Rule>
+ONEPASS_FN double l2_if_coupled(const Rule& h) {
+  return is_decoupled(h) ? 0.0 : h.weight_decay;
+}
+template <class Rule>
+ONEPASS_FN double kept_if_decoupled(const Rule& h) {
+  return is_decoupled(h) ? kept(h) : 1.0;
 }
 
 }  // namespace onepass

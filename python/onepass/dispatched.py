@@ -53,7 +53,7 @@ def step_by_op(optimizer: OnePass) -> None:
     """Takes the step by the torch op, one for each group."""
     rule = RULES[optimizer.rule]
     op = getattr(torch.ops.onepass, f"{rule.name}_")
-    found_inf = optimizer._scaler()[1]
+    scale, found_inf = optimizer._scaler()
     if not torch.compiler.is_compiling():  # refuse before the first op, and make no state to skip
         if type(found_inf) is Tensor and C.Step.skips(found_inf):
             return
@@ -63,7 +63,7 @@ def step_by_op(optimizer: OnePass) -> None:
             lists: list[list[Tensor]] = [[] for _ in rule.lists()]
             optimizer._init_group(group, *lists)
             options = {hyper.name: hyper.argument(group) for hyper in rule.hypers}
-            _unscale(optimizer, lists[1])
+            _unscale(lists[1], scale, found_inf)
             op(*lists, **options, maximize=group["maximize"], found_inf=found_inf)
 
 
@@ -94,8 +94,7 @@ def _counted(optimizer: OnePass, param: Tensor, is_new: bool) -> Tensor:
     return counts[param]
 
 
-def _unscale(optimizer: OnePass, grads: list[Tensor]) -> None:
-    scale, found_inf = optimizer._scaler()
+def _unscale(grads: list[Tensor], scale: Tensor | None, found_inf: Tensor | None) -> None:
     if scale is None:
         return
     if found_inf is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,17 +38,15 @@ class Walker:
 
 @dataclass(frozen=True)
 class Scene:
-    """A valley f = (flat x^2 + steep y^2) / 2, where the walk starts, and who walks."""
+    """A valley f = (x^2 + steep y^2) / 2, where the walk starts, and who walks."""
 
     title: str
     walkers: tuple[Walker, Walker]
     steep: float
     start: tuple[float, float]
     steps: int
-    flat: float = 1.0
     noise: float = 0.0  # standard deviation of what is added to each gradient
     note: str = ""
-    shown: float = field(default=1.15)  # how far the picture reaches beyond the start
 
 
 def _sgd(lr: float) -> Walker:
@@ -105,7 +103,7 @@ SCENES: dict[str, Scene] = {
 
 def walk(scene: Scene, walker: Walker) -> torch.Tensor:
     """Returns the points of a run, the start first."""
-    scale = torch.tensor([scene.flat, scene.steep], dtype=torch.float64)
+    scale = torch.tensor([1.0, scene.steep], dtype=torch.float64)
     noise = torch.randn(
         scene.steps, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
     )
@@ -128,9 +126,9 @@ def root_mean_square_step(points: torch.Tensor) -> float:
 def draw(scene: Scene, axes: Axes) -> None:
     """Draws contour lines, both paths, start and goal."""
     paths = [walk(scene, walker) for walker in scene.walkers]
-    reach = [scene.shown * abs(coordinate) for coordinate in scene.start]
+    reach = [1.15 * abs(coordinate) for coordinate in scene.start]
     x, y = (torch.linspace(-r, r, 200, dtype=torch.float64) for r in (reach[0], 1.6 * reach[1]))
-    height = (scene.flat * x[None] ** 2 + scene.steep * y[:, None] ** 2) / 2
+    height = (x[None] ** 2 + scene.steep * y[:, None] ** 2) / 2
     axes.contour(x, y, height.sqrt(), levels=12, colors="#c8c8c8", linewidths=0.7)
     for walker, points, style in zip(scene.walkers, paths, STYLES, strict=True):
         label = walker.label
