@@ -43,6 +43,7 @@ struct HyperInfo {
   const char* name;
   const char* key;
   int index;
+  int count;  // of the numbers under the key
   const char* label;
   Range range;
   bool scheduled;

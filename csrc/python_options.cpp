@@ -6,13 +6,13 @@
 namespace onepass {
 namespace {
 
-// One of the two numbers under a key such as betas.
-py::object item_of_pair(const py::object& pair, const HyperInfo& hyper, int group) {
-  const Py_ssize_t size = PySequence_Check(pair.ptr()) == 1 ? PySequence_Size(pair.ptr()) : -1;
+// One of the numbers under a key such as betas.
+py::object item_of(const py::object& tuple, const HyperInfo& hyper, int group) {
+  const Py_ssize_t size = PySequence_Check(tuple.ptr()) == 1 ? PySequence_Size(tuple.ptr()) : -1;
   if (PyErr_Occurred() != nullptr) throw py::error_already_set();
-  TORCH_CHECK_VALUE(size == 2, hyper.key, " must be two numbers, got ", std::string(py::repr(pair)),
-                    " (parameter group ", group, ")");
-  auto item = py::reinterpret_steal<py::object>(PySequence_GetItem(pair.ptr(), hyper.index));
+  TORCH_CHECK_VALUE(size == hyper.count, hyper.key, " must be ", hyper.count, " numbers, got ",
+                    std::string(py::repr(tuple)), " (parameter group ", group, ")");
+  auto item = py::reinterpret_steal<py::object>(PySequence_GetItem(tuple.ptr(), hyper.index));
   if (!item) throw py::error_already_set();
   return item;
 }
@@ -21,7 +21,7 @@ py::object item_of_pair(const py::object& pair, const HyperInfo& hyper, int grou
 inline bool read_plain(PyObject* object, const HyperInfo& hyper, double& number) {
   if (object == nullptr) return false;
   if (hyper.index >= 0) {
-    if (!PyTuple_CheckExact(object) || PyTuple_GET_SIZE(object) != 2) return false;
+    if (!PyTuple_CheckExact(object) || PyTuple_GET_SIZE(object) != hyper.count) return false;
     object = PyTuple_GET_ITEM(object, hyper.index);
   }
   if (PyFloat_CheckExact(object)) {
@@ -38,7 +38,7 @@ inline bool read_plain(PyObject* object, const HyperInfo& hyper, double& number)
 double read_hyper(PyObject* value, const HyperInfo& hyper, int group) {
   TORCH_CHECK(value != nullptr, "parameter group ", group, " has no '", hyper.key, "'; set it");
   auto item = py::reinterpret_borrow<py::object>(value);
-  if (hyper.index >= 0) item = item_of_pair(item, hyper, group);
+  if (hyper.index >= 0) item = item_of(item, hyper, group);
   if (hyper.range == Range::kFlag) return is_true(item.ptr()) ? 1.0 : 0.0;
   const OptionName name{hyper.key, hyper.index, group};
   const double number = number_of(item.ptr(), name);

@@ -131,10 +131,31 @@ CASES: tuple[Case, ...] = (
         {"lr": 0.02, "maximize": True, "t0": 0.0},
     ),
     row(
+        "LaProp",
+        {},
+        {"lr": 0.1, "betas": (0.7, 0.9), "eps": 1e-2, "weight_decay": 0.3},
+        {"lr": 0.02, "maximize": True, "betas": (0.0, 0.99)},
+        extras=(*EPS_ROOT, DECAY),
+    ),
+    row(
+        "Adan",
+        {},
+        {"lr": 0.1, "betas": (0.7, 0.8, 0.9), "eps": 1e-2, "weight_decay": 0.3},
+        {"lr": 0.02, "maximize": True, "betas": (0.0, 0.9, 0.99)},
+        extras=EPS_ROOT,
+    ),
+    row(
         "Lion",
         {},
         {"lr": 0.1, "betas": (0.7, 0.9), "weight_decay": 0.3},
         {"lr": 0.02, "maximize": True},
+        extras=(DECAY,),
+    ),
+    row(
+        "ADOPT",
+        {},
+        {"lr": 0.1, "betas": (0.7, 0.9), "eps": 0.5, "weight_decay": 0.3},
+        {"lr": 0.02, "maximize": True, "betas": (0.0, 0.99)},
         extras=(DECAY,),
     ),
 )  # fmt: skip

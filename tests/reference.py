@@ -218,7 +218,7 @@ def nadam(p, g, s, t, o):
 def radam(p, g, s, t, o):
     """Liu et al. 2020, algorithm 2, with the threshold 5 of the authors' code; eps as torch."""
     beta1, beta2 = o.betas
-    t = np.asarray(t, float)
+    t = t + np.float64(0)  # whose roots of negative numbers are NaN
     correction = 1 - beta2**t
     rho_inf = 2 / (1 - beta2) - 1
     rho = rho_inf - 2 * t * beta2**t / correction
@@ -229,11 +229,12 @@ def radam(p, g, s, t, o):
     v = mean(s.exp_avg_sq, g * g, beta2)
     m_hat = m * (o.lr / (1 - beta1**t))
     with np.errstate(all="ignore"):
-        # In the first rectified steps rho_t is a small difference of large numbers, of which
-        # 1 - beta2^t is another: there the roundings of float64 count.
-        r = Rounded(r, r * (1 + 5e-4 * rho_inf / (rho - 4) / correction))
+        # In the first rectified steps rho_t is a small difference of large numbers, and the power
+        # in it is rounded up to t times: there the roundings of float64 count, 1.1e-4 of 1e-12.
+        r = Rounded(r, r * (1 + 1.1e-4 * t**2 * beta2**t / correction**2 / (rho - 4)))
         adapted = m_hat * r * correction**0.5 / ((v + o.eps_root * correction).sqrt() + o.eps)
-    return decayed(p, o) - adapted.where(rho > 5, m_hat), dict(exp_avg=m, exp_avg_sq=v)
+    is_rectified = (rho > 5) & (np.asarray(t) > 5)  # rho_t < t, whatever rounding makes of it
+    return decayed(p, o) - adapted.where(is_rectified, m_hat), dict(exp_avg=m, exp_avg_sq=v)
 
 
 @transcription(
@@ -269,3 +270,43 @@ def lion(p, g, s, t, o):
     beta1, beta2 = o.betas
     direction = mean(s.exp_avg, g, beta1).sign()
     return decayed(p, o) - direction * o.lr, dict(exp_avg=mean(s.exp_avg, g, beta2))
+
+
+@transcription(MOMENTS, lr=4e-4, betas=(0.9, 0.999), eps=1e-15, eps_root=0.0, **DECAY)
+def laprop(p, g, s, t, o):
+    """Ziyin et al. 2020, algorithm 1."""
+    beta1, beta2 = o.betas
+    n = mean(s.exp_avg_sq, g * g, beta2)
+    n_hat = (n + o.eps_root * (1 - beta2**t)) / (1 - beta2**t)
+    m = mean(s.exp_avg, g / (n_hat.sqrt() + o.eps), beta1)
+    return decayed(p, o) - m * (o.lr / (1 - beta1**t)), dict(exp_avg=m, exp_avg_sq=n)
+
+
+@transcription(
+    {"exp_avg": 0.0, "exp_avg_diff": 0.0, "exp_avg_sq": 0.0, "prev": 0.0},
+    lr=1e-3, betas=(0.98, 0.92, 0.99), eps=1e-8, eps_root=0.0,
+)  # fmt: skip
+def adan(p, g, s, t, o):
+    """Xie et al. 2022, algorithm 1, with the bias corrections of the authors' code."""
+    beta1, beta2, beta3 = o.betas
+    change = exact(np.zeros_like(g.value)).where(np.asarray(t) == 1, g - s.prev)
+    ahead = g + change * beta2
+    m = mean(s.exp_avg, g, beta1)
+    v = mean(s.exp_avg_diff, change, beta2)
+    n = mean(s.exp_avg_sq, ahead * ahead, beta3)
+    n_hat = (n + o.eps_root * (1 - beta3**t)) / (1 - beta3**t)
+    direction = m * (o.lr / (1 - beta1**t)) + v * (o.lr * beta2 / (1 - beta2**t))
+    p = (p - direction / (n_hat.sqrt() + o.eps)) / (1 + o.lr * o.weight_decay)
+    return p, dict(exp_avg=m, exp_avg_diff=v, exp_avg_sq=n, prev=g)
+
+
+@transcription(MOMENTS, lr=1e-3, betas=(0.9, 0.9999), eps=1e-6, **DECAY)
+def adopt(p, g, s, t, o):
+    """Taniguchi et al. 2024, algorithm 2; c_t is t^(1/4), and the first gradient makes v_0."""
+    beta1, beta2 = o.betas
+    is_first = np.asarray(t) == 1
+    clip = coefficient((np.asarray(t) - 1) ** 0.25 + 0 * g.value)
+    scaled = (g / s.exp_avg_sq.sqrt().maximum(o.eps)).maximum(-clip).minimum(clip)
+    m = s.exp_avg.where(is_first, mean(s.exp_avg, scaled, beta1))
+    v = (g * g).where(is_first, mean(s.exp_avg_sq, g * g, beta2))
+    return p.where(is_first, decayed(p, o) - m * o.lr), dict(exp_avg=m, exp_avg_sq=v)

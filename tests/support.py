@@ -43,6 +43,13 @@ def extra_keys(case: Case) -> set[str]:
     return EXTRA_KEYS & inspect.signature(case.ours).parameters.keys()
 
 
+def betas_for(case: Case, *betas: Any) -> tuple[Any, ...]:
+    """Returns betas as many as the class takes; the last counts for those that are missing."""
+    known = inspect.signature(case.ours).parameters
+    count = len(known["betas"].default) if "betas" in known else 2
+    return betas + betas[-1:] * (count - len(betas))
+
+
 def instruction_sets() -> list[str]:
     """Returns those that this machine can run, narrowest first."""
     names = _C.build_info()["instruction_sets"]

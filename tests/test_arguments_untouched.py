@@ -17,7 +17,7 @@ from torch import Tensor
 from tests.bad_inputs import make, op_arguments, rows
 from tests.cases import Case
 from tests.oracle import all_states_on, op_of, state_names
-from tests.support import COMPLEX, REAL, each_case, params_of, randn
+from tests.support import COMPLEX, REAL, betas_for, each_case, params_of, randn
 from tests.unchanged import REFUSALS, Findings, facts
 
 
@@ -86,7 +86,7 @@ def test_c12_options_given_as_tensors_are_never_written(case: Case) -> None:
     for dtype in (torch.float32, torch.float64):
         for shape in ((), (1,)):
             lr = torch.full(shape, 0.1, dtype=dtype)
-            betas = tuple(torch.full(shape, beta, dtype=dtype) for beta in (0.5, 0.75))
+            betas = betas_for(case, *(torch.full(shape, x, dtype=dtype) for x in (0.5, 0.75)))
             decay = torch.full(shape, 0.01, dtype=dtype)
             optimizer = case.ours([randn((9,), torch.float32, 1).requires_grad_()])
             for group in optimizer.param_groups:

@@ -16,6 +16,7 @@ from tests.cases import CASES, Case
 from tests.oracle import all_states_on, state_names
 from tests.support import (
     assert_same,
+    betas_for,
     each_case,
     make_params,
     numbers,
@@ -145,7 +146,7 @@ def test_the_compiled_step_is_the_eager_step_bit_for_bit(case: Case) -> None:
 @pytest.mark.compile
 @each_case_with("betas")
 def test_tensor_betas_compile_once(case: Case) -> None:
-    betas = (torch.tensor(0.8), torch.tensor(0.9))
+    betas = betas_for(case, torch.tensor(0.8), torch.tensor(0.9))
     ours, step, counter, eager = compiled_and_eager(case, {"betas": betas})
     run_both(ours, step, eager, no_schedule, 3)
     assert counter.frame_count == 1

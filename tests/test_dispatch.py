@@ -196,7 +196,8 @@ def test_an_unknown_tensor_subclass_is_refused_in_words_and_nothing_changes(
         optimizer.step()
     assert (raw(plain), raw(strange.inner), len(optimizer.state)) == before
     strange.grad = None
-    optimizer.step()
+    for _ in range(2):  # in the first, ADOPT only looks
+        optimizer.step()
     assert raw(plain) != before[0]
 
 

@@ -202,16 +202,19 @@ def test_c23_the_op_refuses(case: Case) -> None:
     findings.report(at_least=60)
 
 
-def pairs_of(case: Case) -> set[str]:
-    return {hyper.key for hyper in RULES[case.ours.rule].hypers if hyper.index >= 0}
+def tuples_of(case: Case) -> dict[str, int]:
+    """Returns the keys that hold several numbers, and how many."""
+    hypers = RULES[case.ours.rule].hypers
+    return {hyper.key: hyper.index + 1 for hyper in hypers if hyper.index >= 0}  # the last counts
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if pairs_of(case)], ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if tuples_of(case)], ids=str)
 def test_c23_pairs_must_be_two(case: Case) -> None:
-    keys = pairs_of(case)
+    keys = tuples_of(case)
     findings = Findings()
-    for key in keys:
-        for value in (None, 0.9, (), (0.9,), [0.9], (0.9, 0.99, 0.5), {}, "ab", torch.tensor(0.9)):
+    for key, size in keys.items():
+        few, many = (0.9,) * (size - 1), (0.9,) * (size + 1)
+        for value in (None, 0.9, (), few, [*few], many, {}, "a" * size, torch.tensor(0.9)):
             about = f"{key}={value!r}"
             optimizer = case.ours([param()])
             optimizer.step()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from onepass.rules import RULES
-from tests.cases import CASES, Case
+from tests.cases import Case
 from tests.oracle import Operands, op_lists, op_of, op_options, state_names
 from tests.support import each_case, make_params, params_of, randn, raw, set_grads, take_steps
 
@@ -74,9 +74,24 @@ SCHEMAS = {
 
 
 def test_the_schemas_are_those_that_were_published() -> None:
-    found = {rule: str(getattr(torch.ops.onepass, f"{rule}_").default._schema) for rule in RULES}
+    found = {rule: str(getattr(torch.ops.onepass, f"{rule}_").default._schema) for rule in SCHEMAS}
     assert found == SCHEMAS
-    assert {case.ours.rule for case in CASES} == RULES.keys()
+
+
+@each_case
+def test_the_schema_says_what_is_written_and_takes_every_option(case: Case) -> None:
+    rule = RULES[case.ours.rule]
+    arguments = op_of(case)._schema.arguments
+    lists = [*(f"{one.name}s" for one in (*rule.states, *rule.numbers)), "state_steps"]
+    options = [hyper.name for hyper in rule.hypers]
+    wanted = ["params", "grads", *lists, *options, "maximize", "found_inf"]
+    assert [argument.name for argument in arguments] == wanted
+    written = [one.name for one in arguments if one.alias_info and one.alias_info.is_write]
+    assert written == ["params", *lists]
+    assert {one.name for one in arguments if one.kwarg_only} == {*options, "maximize", "found_inf"}
+    assert {hyper.key for hyper in rule.hypers} <= case.ours([torch.zeros(1)]).defaults.keys() | {
+        "initial_lr"
+    }
 
 
 @dataclass

@@ -16,7 +16,7 @@ from torch.testing._internal.common_optimizers import optim_db
 from onepass.rules import RULES
 from tests import layouts, reference, rounded
 from tests.cases import Case
-from tests.support import each_case, each_torch_case
+from tests.support import betas_for, each_case, each_torch_case
 
 DTYPES = (
     torch.float32,
@@ -52,7 +52,7 @@ def drawn(case: Case) -> Iterator[dict[str, Any]]:
     draw = random.Random(0)
     numbers: dict[str, Callable[[], Any]] = {
         "lr": lambda: 10 ** draw.uniform(-4, 0),
-        "betas": lambda: (draw.uniform(0, 0.99), 1 - 10 ** draw.uniform(-5, -0.5)),
+        "betas": lambda: betas_for(case, draw.uniform(0, 0.99), 1 - 10 ** draw.uniform(-5, -0.5)),
         "eps": lambda: 10 ** draw.uniform(-9, -1),
         "weight_decay": lambda: draw.uniform(0, 0.5),
     }

@@ -17,6 +17,7 @@ from tests.cases import CASES, Case
 from tests.oracle import assert_steps_right
 from tests.support import (
     TORCH_CASES,
+    betas_for,
     each_case,
     each_torch_case,
     each_torch_fused_case,
@@ -252,7 +253,7 @@ def test_p10_loaded_state_is_never_that_of_the_source(case: Case) -> None:
 @each_case
 def test_p11_wrong_options_that_are_loaded_or_set_are_refused(case: Case) -> None:
     wrong: list[dict[str, Any]] = [{"lr": -5.0}, {"lr": float("nan")}, {"lr": float("inf")}]
-    wrong += [{"betas": (2.0, 3.0)}, {"eps": -1.0}, {"weight_decay": float("nan")}]
+    wrong += [{"betas": betas_for(case, 2.0, 3.0)}, {"eps": -1.0}, {"weight_decay": float("nan")}]
     known = case.ours([one_param()]).defaults
     for options in wrong:
         if not options.keys() <= known.keys():

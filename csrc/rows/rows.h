@@ -1,8 +1,10 @@
 // From a rule to a row of the table: its loops for all stored types, the types erased.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <new>
+#include <string_view>
 #include <utility>
 
 #include "../algorithm.h"
@@ -70,8 +72,10 @@ Algorithm row_of() {
                 {}};
   for (const auto& hyper : Rule::kHypers) {
     const auto [smallest, largest] = interval_of(hyper.range);
-    row.hypers.push_back({hyper.name, hyper.key, hyper.index, hyper.label, hyper.range,
-                          hyper.scheduled, hyper.optional, smallest, largest});
+    const auto count = std::ranges::count(Rule::kHypers, std::string_view(hyper.key),
+                                          [](const auto& other) { return other.key; });
+    row.hypers.push_back({hyper.name, hyper.key, hyper.index, static_cast<int>(count), hyper.label,
+                          hyper.range, hyper.scheduled, hyper.optional, smallest, largest});
   }
   fill_variants<Rule>(row);
   return row;

@@ -91,6 +91,21 @@ constexpr Hyper<Rule> flag(const char* name, double Rule::* value) {
 
 }  // namespace hyper
 
+// A rule over two means with decoupled decay.
+struct DecayedMeans : Rule {
+  double lr, beta1, beta2, eps, weight_decay, initial_lr, decouple_lr;
+
+  static constexpr Hyper<DecayedMeans> kHypers[] = {
+      hyper::lr(&DecayedMeans::lr),
+      hyper::beta1(&DecayedMeans::beta1),
+      hyper::beta2(&DecayedMeans::beta2),
+      hyper::eps(&DecayedMeans::eps),
+      hyper::weight_decay(&DecayedMeans::weight_decay),
+      hyper::initial_lr(&DecayedMeans::initial_lr),
+      hyper::flag("decouple_lr", &DecayedMeans::decouple_lr),
+  };
+};
+
 // base^exponent for base and exponent >= 0: the whole part by repeated squaring, the rest by
 // repeated roots. One function for every device, because the pow of a device's mathematics library
 // is not that of another.

@@ -5,7 +5,10 @@
 #include "adagrad.h"
 #include "adam.h"
 #include "adamax.h"
+#include "adan.h"
+#include "adopt.h"
 #include "asgd.h"
+#include "laprop.h"
 #include "lion.h"
 #include "momentum.h"
 #include "nadam.h"
@@ -20,6 +23,6 @@ template <class... Rule>
 struct RuleList {};
 
 using Rules = RuleList<SGD, Momentum, Adagrad, RMSprop, Adadelta, Adam, AdamW, Adamax, NAdam, RAdam,
-                       Rprop, ASGD, Lion>;
+                       Rprop, ASGD, LaProp, Adan, Lion, ADOPT>;
 
 }  // namespace onepass

@@ -29,6 +29,11 @@ from .state import (
 _OURS = ("eps_root", "decouple_lr", "state_dtype")
 
 
+def options_of(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Returns the options among the locals() of a constructor that has done nothing yet."""
+    return {k: v for k, v in arguments.items() if k not in ("self", "params", "__class__")}
+
+
 class OnePass(Optimizer):
     """Makes a class of ``torch.optim`` take its steps in one pass; stands first among the bases.
 

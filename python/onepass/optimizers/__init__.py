@@ -1,14 +1,16 @@
-"""The optimizers, a file each: thin classes over those of the same name in ``torch.optim``."""
+"""The optimizers: thin classes over those of the same name in ``torch.optim``, a file each."""
 
+from . import recent, relatives
 from .adadelta import Adadelta
 from .adagrad import Adagrad
 from .adam import Adam, AdamW
 from .adamax import Adamax
 from .asgd import ASGD
-from .lion import Lion
 from .momentum import Momentum
 from .nadam import NAdam
 from .radam import RAdam
+from .recent import *  # noqa: F403
+from .relatives import *  # noqa: F403
 from .rmsprop import RMSprop
 from .rprop import Rprop
 from .sgd import SGD
@@ -21,10 +23,11 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
-    "Lion",
     "Momentum",
     "NAdam",
     "RAdam",
     "RMSprop",
     "Rprop",
 ]
+__all__ += recent.__all__
+__all__ += relatives.__all__

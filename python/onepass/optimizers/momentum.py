@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from ..optimizer import OnePass
+from ..optimizer import OnePass, options_of
 
 
 class Momentum(OnePass):
@@ -81,9 +81,4 @@ class Momentum(OnePass):
         state_dtype: torch.dtype | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
-        self._extras = dict(decouple_lr=decouple_lr, state_dtype=state_dtype)
-        defaults = dict(
-            lr=lr, beta=beta, weight_decay=weight_decay, bias_correction=bias_correction,
-            nesterov=nesterov, decoupled_weight_decay=decoupled_weight_decay, maximize=maximize,
-        )  # fmt: skip
-        super().__init__(params, defaults)
+        super().__init__(params, options_of(locals()))

@@ -1,0 +1,82 @@
+"""Adam's relatives that ``torch.optim`` does not have."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from ..optimizer import OnePass, options_of
+
+__all__ = ["LaProp"]
+
+
+class LaProp(OnePass):
+    r"""LaProp: Adam that scales each gradient before it goes into the mean.
+
+    .. code-block:: text
+
+        p  *= 1 - lr weight_decay
+        n_t = beta2 n_(t-1) + (1 - beta2) g_t^2
+        m_t = beta1 m_(t-1) + (1 - beta1) g_t / (sqrt(nhat + eps_root) + eps)
+        p  -= lr m_t / (1 - beta1^t)
+        with nhat = n_t / (1 - beta2^t)
+
+    Args:
+        params: tensors, (name, tensor) pairs or group dicts, as in torch.
+        lr: the rate, a float or a 1-element tensor, >= 0 (4e-4).
+        betas: how much of the means is kept at each step, each in [0, 1) (0.9, 0.999).
+        eps: added to the root, >= 0 (1e-15).
+        weight_decay: the share of the parameter, times lr, that each step removes, >= 0 (0).
+        maximize: climb instead of descend (False).
+        eps_root: added to nhat inside the root, >= 0 (0).
+        decouple_lr: decay by weight_decay lr / initial_lr, so that it does not depend on the size
+            of lr but follows its schedule (False).
+        state_dtype: dtype of the means: float32, float64, bfloat16 or float16; None is the
+            parameter's own, and float32 for float16 parameters (None).
+
+    State:
+        ``step``: 0-dim float32, 4 bytes. ``exp_avg``, ``exp_avg_sq``: the parameter's shape,
+        ``state_dtype``; 8 bytes per float32 element.
+
+    Raises:
+        ValueError: an argument is out of its range, at construction and at every step.
+        RuntimeError: a gradient is sparse, or a tensor does not fit. Nothing has changed then.
+
+    Use it for:
+        Adam's place where betas far apart make Adam unstable: its steps stay bounded for any pair.
+
+    Source:
+        Ziyin et al. 2020, algorithm 1.
+
+    Differs from torch.optim in:
+        torch has no such class; the authors' code averages lr times the scaled gradient, which is
+        the same as long as lr does not change.
+
+    Example:
+        >>> import torch, onepass
+        >>> weight = torch.ones(3, requires_grad=True)
+        >>> opt = onepass.LaProp([weight], lr=0.1)
+        >>> (weight**2).sum().backward()
+        >>> opt.step()
+        >>> weight.detach()
+        tensor([0.9000, 0.9000, 0.9000])
+    """
+
+    rule = "laprop"
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 4e-4,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-15,
+        weight_decay: float = 0,
+        *,
+        maximize: bool = False,
+        eps_root: float = 0.0,
+        decouple_lr: bool = False,
+        state_dtype: torch.dtype | None = None,
+    ) -> None:
+        """Makes the optimizer; the arguments are described at the class."""
+        super().__init__(params, options_of(locals()))
