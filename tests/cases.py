@@ -138,6 +138,13 @@ CASES: tuple[Case, ...] = (
         extras=(*EPS_ROOT, DECAY),
     ),
     row(
+        "AdaBelief",
+        {},
+        {"lr": 0.1, "betas": (0.7, 0.9), "eps": 1e-2, "weight_decay": 0.3},
+        {"lr": 0.02, "maximize": True, "betas": (0.0, 0.99), "eps": 1e-8},
+        extras=(DECAY,),
+    ),
+    row(
         "Adan",
         {},
         {"lr": 0.1, "betas": (0.7, 0.8, 0.9), "eps": 1e-2, "weight_decay": 0.3},

@@ -283,6 +283,18 @@ def laprop(p, g, s, t, o):
 
 
 @transcription(
+    {"exp_avg": 0.0, "exp_avg_var": 0.0}, lr=1e-3, betas=(0.9, 0.999), eps=1e-16, **DECAY
+)
+def adabelief(p, g, s, t, o):
+    """Zhuang et al. 2020, algorithm 2."""
+    beta1, beta2 = o.betas
+    m = mean(s.exp_avg, g, beta1)
+    var = mean(s.exp_avg_var, (g - m) * (g - m), beta2) + o.eps
+    root = (var / (1 - beta2**t)).sqrt() + o.eps
+    return decayed(p, o) - m * (o.lr / (1 - beta1**t)) / root, dict(exp_avg=m, exp_avg_var=var)
+
+
+@transcription(
     {"exp_avg": 0.0, "exp_avg_diff": 0.0, "exp_avg_sq": 0.0, "prev": 0.0},
     lr=1e-3, betas=(0.98, 0.92, 0.99), eps=1e-8, eps_root=0.0,
 )  # fmt: skip

@@ -1,6 +1,7 @@
 // The table of algorithms. Adding one here gives it its loops, its torch op and its fake kernel.
 #pragma once
 
+#include "adabelief.h"
 #include "adadelta.h"
 #include "adagrad.h"
 #include "adam.h"
@@ -23,6 +24,6 @@ template <class... Rule>
 struct RuleList {};
 
 using Rules = RuleList<SGD, Momentum, Adagrad, RMSprop, Adadelta, Adam, AdamW, Adamax, NAdam, RAdam,
-                       Rprop, ASGD, LaProp, Adan, Lion, ADOPT>;
+                       Rprop, ASGD, LaProp, AdaBelief, Adan, Lion, ADOPT>;
 
 }  // namespace onepass

@@ -8,7 +8,7 @@ from torch.optim.optimizer import ParamsT
 
 from ..optimizer import OnePass, options_of
 
-__all__ = ["LaProp"]
+__all__ = ["AdaBelief", "LaProp"]
 
 
 class LaProp(OnePass):
@@ -75,6 +75,75 @@ class LaProp(OnePass):
         *,
         maximize: bool = False,
         eps_root: float = 0.0,
+        decouple_lr: bool = False,
+        state_dtype: torch.dtype | None = None,
+    ) -> None:
+        """Makes the optimizer; the arguments are described at the class."""
+        super().__init__(params, options_of(locals()))
+
+
+class AdaBelief(OnePass):
+    r"""AdaBelief: Adam that divides by how far gradients stray from their mean.
+
+    .. code-block:: text
+
+        p  *= 1 - lr weight_decay
+        m_t = beta1 m_(t-1) + (1 - beta1) g_t
+        s_t = beta2 s_(t-1) + (1 - beta2) (g_t - m_t)^2 + eps
+        p  -= lr mhat / (sqrt(shat) + eps)
+        with mhat = m_t / (1 - beta1^t) and shat = s_t / (1 - beta2^t)
+
+    Args:
+        params: tensors, (name, tensor) pairs or group dicts, as in torch.
+        lr: the rate, a float or a 1-element tensor, >= 0 (1e-3).
+        betas: how much of the means is kept at each step, each in [0, 1) (0.9, 0.999).
+        eps: added to s at every step and to its root, >= 0 (1e-16).
+        weight_decay: the share of the parameter, times lr, that each step removes, >= 0 (0).
+        maximize: climb instead of descend (False).
+        decouple_lr: decay by weight_decay lr / initial_lr, so that it does not depend on the size
+            of lr but follows its schedule (False).
+        state_dtype: dtype of the means: float32, float64, bfloat16 or float16; None is the
+            parameter's own, and float32 for float16 parameters (None).
+
+    State:
+        ``step``: 0-dim float32, 4 bytes. ``exp_avg``, ``exp_avg_var``: the parameter's shape,
+        ``state_dtype``; 8 bytes per float32 element.
+
+    Raises:
+        ValueError: an argument is out of its range, at construction and at every step.
+        RuntimeError: a gradient is sparse, or a tensor does not fit. Nothing has changed then.
+
+    Use it for:
+        long steps where gradients agree and short ones where they do not; image models.
+
+    Source:
+        Zhuang et al. 2020, algorithm 2.
+
+    Differs from torch.optim in:
+        torch has no such class; of the authors' options, decay is always decoupled and steps are
+        not rectified.
+
+    Example:
+        >>> import torch, onepass
+        >>> weight = torch.ones(3, requires_grad=True)
+        >>> opt = onepass.AdaBelief([weight], lr=0.1)
+        >>> (weight**2).sum().backward()
+        >>> opt.step()
+        >>> weight.detach()
+        tensor([0.8889, 0.8889, 0.8889])
+    """
+
+    rule = "adabelief"
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-16,
+        weight_decay: float = 0,
+        *,
+        maximize: bool = False,
         decouple_lr: bool = False,
         state_dtype: torch.dtype | None = None,
     ) -> None:
