@@ -66,11 +66,13 @@ std::pair<double, double> interval_of(Range range);
 
 struct Algorithm {
   const char* name;
-  const char* no_sparse;
+  const char* no_sparse;        // why sparse gradients are refused, or null
+  const char* no_sparse_decay;  // or only with weight_decay
   bool counts_steps;
   std::span<const State> numbers;  // the states that are one number a parameter
   std::span<const State> states;   // and those that are one for each of its elements
   std::vector<HyperInfo> hypers;
+  double (*kept_without_gradient)(const double* hypers);  // null where there is no decoupled decay
   Variant variants[1 << kMaxStates];  // by the set of present states, a bit each
 };
 

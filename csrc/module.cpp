@@ -132,6 +132,9 @@ PYBIND11_MODULE(_C, m) {
            py::arg("new_state"))
       .def("check", &PythonStep::check, py::arg("groups"), py::arg("state"),
            py::arg("first_group") = 0);
+  m.def("catch_up", [](const at::Tensor& param, const at::Tensor& sum, const at::Tensor& at_row) {
+    catch_up(param, {&sum, &at_row});
+  });
   m.def("dispatch_mode_is_active", &dispatch_mode_is_active);
   m.def("build_info", &build_info);
   m.def("rules", &rules);

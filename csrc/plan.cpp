@@ -34,6 +34,8 @@ void Plan::clear() {
   key_ = {};
   layouts_.clear();
   resolved_.clear();
+  rows_.clear();
+  new_decay_logs_.clear();
   held_.clear();
 }
 
@@ -98,12 +100,28 @@ void Plan::commit() {
       step = entries_[k].count != nullptr ? ++*entries_[k].count : count_step(*tensors.step);
       tensors.step->unsafeGetTensorImpl()->bump_version();
     }
+    if (tensors.decay_log.sum != nullptr) catch_up(entries_[k]);
+    if (entries_[k].rows != nullptr && !entries_[k].rows->keep.empty())
+      task.row_keep = entries_[k].rows->keep.data();
     task.update = &coefficients_for(entries_[k], task.arithmetic, step);
     tensors.param->unsafeGetTensorImpl()->bump_version();
     for (int state = 0; state < task.state_count; ++state)
       tensors.states[state]->unsafeGetTensorImpl()->bump_version();
     if (grad_scale_ != 0.0) tensors.grad->unsafeGetTensorImpl()->bump_version();
   }
+}
+
+// Rows with a gradient catch up in the sweep, and all of them before a dense one.
+void Plan::catch_up(const Entry& entry) {
+  const Group& group = groups_[entry.group];
+  const DecayLog& log = entry.tensors.decay_log;
+  if (entry.rows != nullptr) {
+    onepass::catch_up(*entry.rows, log, group.algorithm->kept_without_gradient(group.hypers));
+  } else {
+    onepass::catch_up(*entry.tensors.param, log);
+  }
+  log.sum->unsafeGetTensorImpl()->bump_version();
+  log.at_row->unsafeGetTensorImpl()->bump_version();
 }
 
 // Nearly always the parameters of a group have taken the same number of steps, and then their

@@ -9,6 +9,7 @@
 
 #include "algorithm.h"
 #include "operand.h"
+#include "sparse.h"
 #include "sweep/sweep.h"
 
 namespace onepass {
@@ -20,6 +21,7 @@ struct Tensors {
   const at::TensorBase* step = nullptr;  // null where the algorithm counts none
   const at::TensorBase* numbers[kMaxNumbers] = {};
   const at::TensorBase* states[kMaxStates] = {};
+  DecayLog decay_log;   // null where no row has missed decay
   bool is_new = false;  // the states were made for this step
 };
 
@@ -61,6 +63,9 @@ class Plan {
   // Forgets all tensors and keeps the vectors' memory for the next step.
   void clear();
 
+  // The logs that this step began to keep, for the states of their parameters.
+  const std::deque<NewDecayLog>& new_decay_logs() const { return new_decay_logs_; }
+
   std::int64_t elements() const { return ends_.empty() ? 0 : ends_.back(); }
 
  private:
@@ -75,6 +80,7 @@ class Plan {
     Tensors tensors;
     int group, index;
     float* count = nullptr;  // of a usual step tensor
+    Rows* rows = nullptr;    // of a sparse gradient
   };
   using Spans = std::array<Span, kMaxOperands>;  // parameter, gradient, states
   // What a task was made from; `usual` says that spans, type and group are all there is to it.
@@ -91,9 +97,12 @@ class Plan {
   bool usual_spans(const Tensors& tensors, int states, Spans& spans) const;
   void check_operands(Entry& entry, const Subject& subject, Spans& spans);
   Span check_gradient(Entry& entry, const Subject& subject);
+  void check_sparse_gradient(Entry& entry, const Subject& subject);
+  void keep_decay_log(Entry& entry, std::int64_t sparse_dim, const Subject& subject);
+  void catch_up(const Entry& entry);
   void choose_loops(std::size_t k);
   void make_task(std::size_t k, const Spans& spans, bool usual);
-  void plan_strides(Task& task, const Tensors& tensors);
+  void plan_strides(Task& task, const Entry& entry);
   const Coefficients& coefficients_for(const Entry& entry, Float arithmetic, double step);
   void lay_end_to_end();
   void find_shared_memory();
@@ -118,6 +127,8 @@ class Plan {
   std::array<Number, kMaxNumbers> next_numbers_ = {};  // after the step it belongs to
   std::deque<std::vector<std::int64_t>> layouts_;      // sizes or strides of operands with strides
   std::deque<at::Tensor> resolved_;                    // gradients that were lazily conjugated
+  std::deque<Rows> rows_;                              // of sparse gradients
+  std::deque<NewDecayLog> new_decay_logs_;
   std::vector<c10::Storage> held_;
 };
 

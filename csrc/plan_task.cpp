@@ -46,9 +46,10 @@ void for_each_operand(const Tensors& tensors, Task& task, const Visit& visit) {
 }
 
 // Whether memory order is the same for all operands and has no gaps, so that strides do not matter.
-bool is_linear(const Tensors& tensors, Task& task) {
+// Rows of a sparse gradient need the order of the indices.
+bool is_linear(const Tensors& tensors, Task& task, bool has_rows) {
   const at::TensorBase& param = *tensors.param;
-  bool contiguous = true, like_param = param.is_non_overlapping_and_dense();
+  bool contiguous = true, like_param = !has_rows && param.is_non_overlapping_and_dense();
   for_each_operand(tensors, task, [&](const at::TensorBase& tensor, Operand&) {
     contiguous &= tensor.is_contiguous();
   });
@@ -80,7 +81,13 @@ void Plan::make_task(std::size_t k, const Spans& spans, bool usual) {
     operand.type = usual ? type : stored_type(tensor);
     operand.data = const_cast<std::byte*>(span++->begin);
   });
-  if (!usual && task.size > 0 && !is_linear(tensors, task)) plan_strides(task, tensors);
+  if (const Rows* rows = entries_[k].rows; rows != nullptr) {
+    task.row_size = rows->size * pair;
+    task.rows = rows->index.data();
+    task.size = static_cast<std::int64_t>(rows->index.size()) * task.row_size;
+  }
+  if (!usual && task.size > 0 && !is_linear(tensors, task, task.rows != nullptr))
+    plan_strides(task, entries_[k]);
   choose_loops(k);
   writes_changed_ |= task.size != size_before;
   origin = {spans, entries_[k].group, tensors.param->dtype(), usual};
@@ -103,17 +110,19 @@ void Plan::choose_loops(std::size_t k) {
   task.tiled = variant.loop(task.arithmetic == Float::kFloat64 ? kMixFloat64 : kMixFloat32);
 }
 
-// The order of the sweep is the parameter's order in memory: its dimensions by falling stride.
+// The order of the sweep is the parameter's order in memory, its dimensions by falling stride, but
+// that of the indices for rows of a sparse gradient, which lie one after the other themselves.
 // Operands that lie in that order without gaps need no strides. Complex numbers are pairs: one more
 // dimension.
-void Plan::plan_strides(Task& task, const Tensors& tensors) {
-  const at::TensorBase& param = *tensors.param;
+void Plan::plan_strides(Task& task, const Entry& entry) {
+  const at::TensorBase& param = *entry.tensors.param;
   const std::int64_t pair = param.is_complex() ? 2 : 1;
   std::vector<std::int64_t> dims;
   for (std::int64_t dim = 0; dim < param.dim(); ++dim)
     if (param.size(dim) != 1) dims.push_back(dim);
-  std::ranges::stable_sort(dims, std::greater{},
-                           [&](std::int64_t dim) { return param.stride(dim); });
+  if (entry.rows == nullptr)
+    std::ranges::stable_sort(dims, std::greater{},
+                             [&](std::int64_t dim) { return param.stride(dim); });
 
   std::vector<std::int64_t>& sizes = layouts_.emplace_back();
   for (const std::int64_t dim : dims) sizes.push_back(param.size(dim));
@@ -121,7 +130,8 @@ void Plan::plan_strides(Task& task, const Tensors& tensors) {
   task.sizes = sizes.data();
   task.dims = static_cast<int>(sizes.size());
 
-  for_each_operand(tensors, task, [&](const at::TensorBase& tensor, Operand& operand) {
+  for_each_operand(entry.tensors, task, [&](const at::TensorBase& tensor, Operand& operand) {
+    if (entry.rows != nullptr && &operand == &task.grad) return;
     std::vector<std::int64_t> strides;
     strides.reserve(dims.size() + 1);
     for (const std::int64_t dim : dims) strides.push_back(tensor.stride(dim) * pair);

@@ -2,6 +2,7 @@
 #include <ATen/Functions.h>
 
 #include <algorithm>
+#include <string_view>
 
 #include "plan.h"
 
@@ -115,6 +116,7 @@ void Plan::check_numbers(Entry& entry, const Subject& subject) {
     entry.count = usual_count(*tensors.step);
     if (entry.count == nullptr) check_step(*tensors.step, subject.about("step"));
   }
+  if (tensors.decay_log.sum != nullptr) check_decay_log(tensors.decay_log, *tensors.param, subject);
   const std::span<const State> numbers = groups_[entry.group].algorithm->numbers;
   for (std::size_t k = 0; k < numbers.size(); ++k)
     check_number(*tensors.numbers[k], subject.about(numbers[k].name));
@@ -154,16 +156,52 @@ Span Plan::check_gradient(Entry& entry, const Subject& subject) {
   const bool scaled = grad_scale_ != 0.0;
   const Access access = scaled ? Access::kWrite : Access::kRead;
   const at::TensorBase*& grad = entry.tensors.grad;
-  TORCH_CHECK(grad->layout() == at::kStrided, groups_[entry.group].algorithm->no_sparse);
+  if (grad->layout() != at::kStrided) check_sparse_gradient(entry, subject);
   if (is_lazy(*grad) && !scaled) {
     const at::Tensor lazy(*grad);
     grad = &resolved_.emplace_back(lazy._is_zerotensor() ? at::zeros(lazy.sizes(), lazy.options())
                                                          : lazy.resolve_conj().resolve_neg());
   }
   check_kind(*grad, subject);
-  check_matches(*grad, *entry.tensors.param, subject);
+  if (entry.rows == nullptr) check_matches(*grad, *entry.tensors.param, subject);
   if (scaled) check_writable(*grad, subject);
   return span_of(*grad, access, subject);
+}
+
+// Replaces a sparse gradient by the rows it has values for.
+void Plan::check_sparse_gradient(Entry& entry, const Subject& subject) {
+  const Group& group = groups_[entry.group];
+  const Algorithm& row = *group.algorithm;
+  TORCH_CHECK(row.no_sparse == nullptr, row.no_sparse);
+  for (std::size_t k = 0; row.no_sparse_decay != nullptr && k < row.hypers.size(); ++k)
+    TORCH_CHECK(row.hypers[k].key != std::string_view("weight_decay") || group.hypers[k] == 0.0,
+                row.no_sparse_decay);
+  TORCH_CHECK(grad_scale_ == 0.0, subject.text(), " is sparse, which a step under GradScaler with ",
+              "fused=True does not take; leave fused=True out");
+  const at::Tensor grad(*entry.tensors.grad);
+  entry.rows = &rows_.emplace_back(rows_of(grad, *entry.tensors.param, subject));
+  entry.tensors.grad = &entry.rows->values;
+  if (row.kept_without_gradient != nullptr) keep_decay_log(entry, grad.sparse_dim(), subject);
+}
+
+// From the first sparse gradient with decoupled decay on, the parameter's state has a log of it.
+void Plan::keep_decay_log(Entry& entry, std::int64_t sparse_dim, const Subject& subject) {
+  const Group& group = groups_[entry.group];
+  DecayLog& log = entry.tensors.decay_log;
+  const double kept = group.algorithm->kept_without_gradient(group.hypers);
+  TORCH_CHECK_VALUE(kept > 0.0, subject.text(), " is sparse, and a step with this lr and ",
+                    "weight_decay keeps ", kept, " of the parameter: rows without values could ",
+                    "not catch up; it must be more than 0");
+  if (log.sum == nullptr && kept == 1.0) return;
+  if (log.sum == nullptr) {
+    NewDecayLog& made = new_decay_logs_.emplace_back(*entry.tensors.param, sparse_dim);
+    made.group = entry.group;
+    made.index = entry.index;
+    log = {&made.sum, &made.at_row};
+  }
+  TORCH_CHECK(log.at_row->dim() == sparse_dim, subject.text(), " has ", sparse_dim,
+              " sparse dimensions, but the first of its kind had ", log.at_row->dim(),
+              "; keep to these");
 }
 
 }  // namespace onepass

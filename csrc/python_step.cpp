@@ -57,7 +57,11 @@ class PythonStep::Session {
 };
 
 PythonStep::PythonStep(const std::string& algorithm_name)
-    : algorithm_(algorithm(algorithm_name)), reader_(algorithm_), step_key_(interned("step")) {
+    : algorithm_(algorithm(algorithm_name)),
+      reader_(algorithm_),
+      step_key_(interned("step")),
+      decay_log_key_(interned("decay_log")),
+      row_decay_log_key_(interned("row_decay_log")) {
   for (const State& number : algorithm_.numbers) number_keys_.push_back(interned(number.name));
   for (const State& state : algorithm_.states) state_keys_.push_back(interned(state.name));
 }
@@ -73,6 +77,7 @@ bool PythonStep::step(const py::list& groups, const py::dict& state, const py::f
   grad_scale_ = scale.value_or(0.0);
   if (!prepare(groups.ptr(), state.ptr(), new_state)) return false;
   plan_.commit();
+  keep_decay_logs(groups.ptr(), state.ptr());
   if (plan_.elements() <= kReleaseThreshold) {
     plan_.sweep();
   } else {
@@ -81,6 +86,16 @@ bool PythonStep::step(const py::list& groups, const py::dict& state, const py::f
     plan_.sweep();
   }
   return true;
+}
+
+// Gives the states of parameters the logs that their first sparse gradient made.
+void PythonStep::keep_decay_logs(PyObject* groups, PyObject* state) const {
+  for (const NewDecayLog& made : plan_.new_decay_logs()) {
+    const py::object params = py::reinterpret_borrow<py::list>(groups)[made.group]["params"];
+    const py::object own = py::reinterpret_borrow<py::object>(state)[params[py::int_(made.index)]];
+    own[py::handle(decay_log_key_)] = made.sum;
+    own[py::handle(row_decay_log_key_)] = made.at_row;
+  }
 }
 
 bool PythonStep::skips(const py::object& found_inf) {
@@ -206,8 +221,16 @@ Tensors& PythonStep::add_parameter(const at::Tensor& param, PyObject* state, con
   if (algorithm_.counts_steps) tensors.step = tensor_under(step_key_, "step");
   for (std::size_t k = 0; k < number_keys_.size(); ++k)
     tensors.numbers[k] = tensor_under(number_keys_[k], algorithm_.numbers[k].name);
+  const unsigned all_present = groups_[subject.group].present;
+  // What the state of nearly every parameter holds, and no logs of decay.
+  const auto usual = algorithm_.counts_steps + number_keys_.size() + std::popcount(all_present);
+  if (algorithm_.kept_without_gradient != nullptr &&
+      PyDict_GET_SIZE(state) > static_cast<Py_ssize_t>(usual) &&
+      get(state, decay_log_key_) != nullptr)
+    tensors.decay_log = {tensor_under(decay_log_key_, "decay_log"),
+                         tensor_under(row_decay_log_key_, "row_decay_log")};
   int count = 0;
-  for (unsigned present = groups_[subject.group].present; present != 0; present &= present - 1) {
+  for (unsigned present = all_present; present != 0; present &= present - 1) {
     const int k = std::countr_zero(present);
     tensors.states[count++] = tensor_under(state_keys_[k], algorithm_.states[k].name);
   }

@@ -44,6 +44,7 @@ class PythonStep {
   bool gather(PyObject* groups, PyObject* state, Look look);
   bool gather_group(PyObject* groups, int index, StateLookup& states, Look look);
   bool lacks_state(PyObject* state, const Group& group) const;
+  void keep_decay_logs(PyObject* groups, PyObject* state) const;
   Tensors& add_parameter(const at::Tensor& param, PyObject* state, const Subject& subject,
                          Look look);
 
@@ -51,6 +52,7 @@ class PythonStep {
   GroupReader reader_;
   PyObject* step_key_;  // this and the following are interned
   std::vector<PyObject*> state_keys_, number_keys_;
+  PyObject *decay_log_key_, *row_decay_log_key_;
   bool busy_ = false;
   double grad_scale_ = 0.0;
   int first_group_ = 0;

@@ -11,6 +11,7 @@ ADAM, RULE, FLOATS = "csrc/rules/adam.h", "csrc/rules/rule.h", "csrc/storage/flo
 LOOP, LINE, SWEEP = "csrc/sweep/loop.h", "csrc/sweep/line.h", "csrc/sweep/sweep.cpp"
 TASK, CHECKS, PLAN = "csrc/plan_task.cpp", "csrc/plan_validate.cpp", "csrc/plan.cpp"
 OPERAND, RANGES, STEP = "csrc/operand.cpp", "csrc/algorithm.cpp", "csrc/python_step.cpp"
+SPARSE = "csrc/sparse.cpp"
 OPTIMIZER, STATE = "python/onepass/optimizer.py", "python/onepass/state.py"
 
 
@@ -56,6 +57,7 @@ def tests(file: str, *names: str) -> tuple[str, ...]:
     return tuple(f"tests/test_{file}.py::test_{name}" for name in names)
 
 
+CATCH_UP = tests("sparse", "after_catch_up_adamw_is_dense_adamw")
 CLAIMS = tests(
     "claims",
     "claim_2_without_memory_adam_steps_by_the_sign",
@@ -257,6 +259,15 @@ PROMISES = (
     Fault("a beta of 1", RANGES, "{0.0, 1.0 - Limits::epsilon() / 2.0, ", "{0.0, 1.0, ", HYPERS),
     Fault("NaN is in every range", "csrc/algorithm.h", "smallest <= value && value <= largest",
           "!(value < smallest || value > largest)", OPTIONS),
+    Fault("rows take one another's gradients", SWEEP, "(k - task.rows[k]) * task.row_size", "0",
+          tests("sparse", "touched_rows_take_the_dense_step_and_others_keep_every_bit")),
+    Fault("missed decay is forgotten", SPARSE, "std::exp(before - at_row[row])", "1.0", CATCH_UP),
+    Fault("a dense step forgets missed decay", PLAN,
+          "onepass::catch_up(*entry.tensors.param, log);", "", CATCH_UP),
+    Fault("repeated rows step twice", SPARSE, "if (!is_rising(rows.index)) {", "if (false) {",
+          tests("sparse", "repeated_and_unsorted_indices_add_up")),
+    Fault("negative indices", SPARSE, "0 <= at && at < size", "at < size",
+          tests("sparse", "what_is_wrong_is_refused_and_changes_nothing"), crashes=True),
     Fault("found_inf ignored", STEP, "if (skips(found_inf)) return true;", "", SKIPPED),
     Fault("found_inf ignored by the op", "csrc/ops.cpp", "if (arguments.is_skipped()) return;",
           "arguments.is_skipped();", THE_OP),

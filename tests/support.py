@@ -28,7 +28,12 @@ STATE_DTYPES = (None, *REAL)
 SHAPES = ((5, 7), (), (33,), (0,), (2, 3, 4))
 EXTRA_KEYS = {"eps_root", "decouple_lr", "state_dtype"}  # of a group, that torch does not know
 
+SPARSE_CASES = tuple(
+    case for case in CASES if str(case) in ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW")
+)
+
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
+each_sparse_case = pytest.mark.parametrize("case", SPARSE_CASES, ids=str)
 each_torch_case = pytest.mark.parametrize("case", TORCH_CASES, ids=str)
 each_case_with_fused = pytest.mark.parametrize(
     "case", [c for c in CASES if "fused" in inspect.signature(c.ours).parameters], ids=str
@@ -126,7 +131,7 @@ def raw(tensor: Tensor) -> bytes:
 
 def _shown(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return (value.dtype, tuple(value.shape), raw(value))
+        return (value.dtype, tuple(value.shape), raw(value.to_dense()))
     return value
 
 

@@ -27,11 +27,17 @@ Loop loop_for(int mix) {
   return table[mix][instruction_set()];
 }
 
+template <class Rule>
+Rule rule_with(const double* hypers) {
+  Rule rule{};
+  for (const auto& hyper : Rule::kHypers) rule.*(hyper.value) = *hypers++;
+  return rule;
+}
+
 template <class Rule, unsigned kPresent>
 void coefficients_of(const double* hypers, double step, Number* numbers, Float arithmetic,
                      Coefficients& out) {
-  Rule rule{};
-  for (const auto& hyper : Rule::kHypers) rule.*(hyper.value) = *hypers++;
+  const Rule rule = rule_with<Rule>(hypers);
   const auto construct = [&]<class Real>(Real) {
     using Update = typename Rule::template Update<Real, kPresent>;
     static_assert(sizeof(Update) <= sizeof(Coefficients));
@@ -68,8 +74,16 @@ template <class Rule>
 Algorithm row_of() {
   static_assert(std::size(Rule::kStates) <= kMaxStates && std::size(Rule::kHypers) <= kMaxHypers);
   static_assert(std::size(Rule::kNumbers) <= kMaxNumbers);
-  Algorithm row{Rule::kName, Rule::kNoSparse, Rule::kCountsSteps, Rule::kNumbers, Rule::kStates, {},
-                {}};
+  Algorithm row{.name = Rule::kName,
+                .no_sparse = Rule::kNoSparse,
+                .no_sparse_decay = Rule::kNoSparseDecay,
+                .counts_steps = Rule::kCountsSteps,
+                .numbers = Rule::kNumbers,
+                .states = Rule::kStates};
+  if constexpr (requires { &Rule::kept_without_gradient; })
+    row.kept_without_gradient = [](const double* hypers) {
+      return rule_with<Rule>(hypers).kept_without_gradient();
+    };
   for (const auto& hyper : Rule::kHypers) {
     const auto [smallest, largest] = interval_of(hyper.range);
     const auto count = std::ranges::count(Rule::kHypers, std::string_view(hyper.key),

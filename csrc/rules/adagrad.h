@@ -10,7 +10,8 @@ struct Adagrad : Rule {
   double lr, lr_decay, weight_decay, eps, eps_root, initial_accumulator_value;
 
   static constexpr const char* kName = "adagrad";
-  static constexpr const char* kNoSparse = "onepass.Adagrad does not support sparse gradients";
+  static constexpr const char* kNoSparseDecay =
+      "weight_decay option is not compatible with sparse gradients";
   static constexpr State kStates[] = {{"sum", nullptr, 0.0, "initial_accumulator_value"}};
   static constexpr Hyper<Adagrad> kHypers[] = {
       hyper::lr(&Adagrad::lr),

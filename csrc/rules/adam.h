@@ -14,8 +14,6 @@ struct Adam : Rule {
   double decouple_lr, decoupled_weight_decay = 0.0;
 
   static constexpr const char* kName = "adam";
-  static constexpr const char* kNoSparse =
-      "Adam does not support sparse gradients, please consider SparseAdam instead";
   static constexpr State kStates[] = {{"exp_avg"}, {"exp_avg_sq"}, {"max_exp_avg_sq", "amsgrad"}};
   static constexpr Hyper<Adam> kHypers[] = {
       hyper::lr(&Adam::lr),
@@ -28,6 +26,9 @@ struct Adam : Rule {
       hyper::flag("decouple_lr", &Adam::decouple_lr),
       hyper::flag("decoupled_weight_decay", &Adam::decoupled_weight_decay),
   };
+
+  // What a step keeps of rows that a sparse gradient has no values for.
+  double kept_without_gradient() const { return kept_if_decoupled(*this); }
 
   static constexpr unsigned kAmsgrad = 0b111;  // all three states are present
 

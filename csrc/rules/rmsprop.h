@@ -11,7 +11,6 @@ struct RMSprop : Rule {
   double lr, alpha, eps, weight_decay, momentum, eps_root;
 
   static constexpr const char* kName = "rmsprop";
-  static constexpr const char* kNoSparse = "RMSprop does not support sparse gradients";
   static constexpr State kStates[] = {
       {"square_avg"}, {"momentum_buffer", "momentum"}, {"grad_avg", "centered"}};
   static constexpr Hyper<RMSprop> kHypers[] = {

@@ -22,6 +22,9 @@ struct State {
 struct Rule {
   static constexpr std::span<const State> kNumbers{};  // states that are one number a parameter
   static constexpr bool kCountsSteps = true;  // else t is 1 where the states are new, 2 afterwards
+  // Why sparse gradients are refused, always or with weight_decay, in torch's words; null: taken.
+  static constexpr const char* kNoSparse = nullptr;
+  static constexpr const char* kNoSparseDecay = nullptr;
 };
 
 // A number of a parameter's state, in a step that may change it. It is computed in the type it is

@@ -10,7 +10,6 @@ struct SGD : Rule {
   double lr, momentum, dampening, weight_decay, nesterov;
 
   static constexpr const char* kName = "sgd";
-  static constexpr const char* kNoSparse = "onepass.SGD does not support sparse gradients";
   static constexpr bool kCountsSteps = false;
   static constexpr State kStates[] = {{"momentum_buffer", "momentum"}};
   static constexpr Hyper<SGD> kHypers[] = {

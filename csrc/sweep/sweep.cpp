@@ -121,25 +121,50 @@ struct Tile {
   }
 };
 
+// Elements [begin, end) of a task, whose gradient lies `grad_ahead` elements further on, and what
+// remains of the parameter before the step.
+struct Section {
+  std::int64_t begin, end, grad_ahead = 0;
+  double keep = 1.0;
+};
+
 template <class Real>
-void sweep_tiles(const Task& task, std::int64_t begin, std::int64_t end) {
+void sweep_tiles(const Task& task, const Section& section) {
   constexpr std::int64_t kTile = kTileBytes / sizeof(Real);
   Tile<Real> param, grad, states[kMaxStates];
-  for (std::int64_t first = begin; first < end; first += kTile) {
-    const std::int64_t size = std::min(kTile, end - first);
+  for (std::int64_t first = section.begin; first < section.end; first += kTile) {
+    const std::int64_t size = std::min(kTile, section.end - first);
     param.load(task, task.param, first, size);
-    grad.load(task, task.grad, first, size);
+    grad.load(task, task.grad, first + section.grad_ahead, size);
     for (int k = 0; k < task.state_count; ++k) states[k].load(task, task.states[k], first, size);
     if (task.grad_scale != 0.0) {
       for (std::int64_t i = 0; i < size; ++i) grad.data[i] /= static_cast<Real>(task.grad_scale);
       grad.store(task, task.grad, first, size);
     }
+    if (section.keep != 1.0)
+      for (std::int64_t i = 0; i < size; ++i) param.data[i] *= static_cast<Real>(section.keep);
     Stretch stretch{task.update, task.maximize, param.data, grad.data, {}, size};
     for (int k = 0; k < task.state_count; ++k) stretch.states[k] = states[k].data;
     task.tiled(stretch);
     param.store(task, task.param, first, size);
     for (int k = 0; k < task.state_count; ++k) states[k].store(task, task.states[k], first, size);
   }
+}
+
+void sweep_section(const Task& task, const Section& section) {
+  if (task.in_place == nullptr || section.keep != 1.0) {
+    return task.arithmetic == Float::kFloat64 ? sweep_tiles<double>(task, section)
+                                              : sweep_tiles<float>(task, section);
+  }
+  Stretch stretch{task.update,
+                  task.maximize,
+                  element(task.param, section.begin),
+                  element(task.grad, section.begin + section.grad_ahead),
+                  {},
+                  section.end - section.begin};
+  for (int k = 0; k < task.state_count; ++k)
+    stretch.states[k] = element(task.states[k], section.begin);
+  task.in_place(stretch);
 }
 
 // libgomp's threads do not exist in a forked child, and its first parallel region there would wait
@@ -150,14 +175,14 @@ const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 }  // namespace
 
 void sweep_task(const Task& task, std::int64_t begin, std::int64_t end) {
-  if (task.in_place == nullptr) {
-    return task.arithmetic == Float::kFloat64 ? sweep_tiles<double>(task, begin, end)
-                                              : sweep_tiles<float>(task, begin, end);
+  if (task.rows == nullptr) return sweep_section(task, {begin, end});
+  for (std::int64_t k = begin / task.row_size; begin < end; ++k) {
+    const std::int64_t stop = std::min(end, (k + 1) * task.row_size);
+    const std::int64_t grad_ahead = (k - task.rows[k]) * task.row_size;
+    sweep_section(task, {begin - grad_ahead, stop - grad_ahead, grad_ahead,
+                         task.row_keep == nullptr ? 1.0 : task.row_keep[k]});
+    begin = stop;
   }
-  Stretch stretch{task.update, task.maximize, element(task.param, begin), element(task.grad, begin),
-                  {},          end - begin};
-  for (int k = 0; k < task.state_count; ++k) stretch.states[k] = element(task.states[k], begin);
-  task.in_place(stretch);
 }
 
 void sweep(std::span<const Task> tasks, std::span<const std::int64_t> ends) {

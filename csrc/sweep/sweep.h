@@ -27,10 +27,15 @@ struct Task {
   int state_count = 0;
   bool maximize = false;
   Float arithmetic = Float::kFloat32;  // kFloat32 or kFloat64
-  double grad_scale = 0.0;             // the gradient is divided by it and written back; 0: neither
-  const void* update = nullptr;        // the rule's coefficients
-  Loop in_place = nullptr;             // the loop over these very types, if there is one
-  Loop tiled = nullptr;                // the loop over tiles of the arithmetic type
+  // Of a sparse gradient, which has `row_size` elements for each of these rows of the others, and
+  // what remains of each row after the decay it missed; 0 and null for a dense one.
+  std::int64_t row_size = 0;
+  const std::int64_t* rows = nullptr;
+  const double* row_keep = nullptr;
+  double grad_scale = 0.0;       // the gradient is divided by it and written back; 0: neither
+  const void* update = nullptr;  // the rule's coefficients
+  Loop in_place = nullptr;       // the loop over these very types, if there is one
+  Loop tiled = nullptr;          // the loop over tiles of the arithmetic type
 };
 
 // Sweeps the elements [begin, end) of one task.

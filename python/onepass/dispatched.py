@@ -40,6 +40,9 @@ def step_locally(optimizer: OnePass) -> None:
 
     optimizer._native().step(local_groups, local_state, new_state, *optimizer._scaler())
     optimizer.state.update(new)
+    for local, state in local_state.items():  # to which a first sparse gradient adds
+        own = optimizer.state[owners[local][0]]
+        own.update({key: state[key] for key in state.keys() - own.keys()})
 
 
 def _local_state(state: dict[str, Any], name: str) -> dict[str, Any]:

@@ -70,6 +70,31 @@ class OnePass(Optimizer):
             step_locally(self)
         return loss
 
+    def catch_up(self) -> None:
+        """Lets decoupled decay catch up in rows that had no gradient; call it before evaluation.
+
+        A step with a sparse gradient reads and writes only the rows that the gradient has values
+        for. Of the decay that other rows miss a log is kept, and they catch up when they next get a
+        gradient, or all of them here. Where gradients are dense this does nothing.
+
+        Example:
+            >>> import torch, onepass
+            >>> words = torch.nn.Embedding(4, 2, sparse=True)
+            >>> opt = onepass.AdamW(words.parameters(), lr=0.1, weight_decay=0.1)
+            >>> before = words.weight.detach().clone()
+            >>> words(torch.tensor([1])).sum().backward()
+            >>> opt.step()
+            >>> torch.equal(words.weight[0], before[0])
+            True
+            >>> opt.catch_up()
+            >>> torch.allclose(words.weight[0], 0.99 * before[0])
+            True
+        """
+        self._native().check(self.param_groups, self.state)
+        for param, state in self.state.items():
+            if "decay_log" in state:
+                C.catch_up(param, state["decay_log"], state["row_decay_log"])
+
     def _native(self) -> C.Step:
         """Returns the native half, made when it is first needed: it is never pickled or copied."""
         native: C.Step | None = self.__dict__.get("_native_half")

@@ -39,7 +39,7 @@ class Adagrad(OnePass, torch.optim.Adagrad):
 
     Raises:
         ValueError: an argument is out of its range, at construction and at every step.
-        RuntimeError: a gradient is sparse, or a tensor does not fit. Nothing has changed then.
+        RuntimeError: a tensor does not fit. Nothing has changed then.
 
     Use it for:
         sparse features: rare ones keep a large rate. The rate never recovers.

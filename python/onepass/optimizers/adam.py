@@ -42,10 +42,12 @@ class Adam(OnePass, torch.optim.Adam):
     State:
         ``step``: 0-dim float32, 4 bytes. ``exp_avg``, ``exp_avg_sq`` and with amsgrad
         ``max_exp_avg_sq``: the parameter's shape, ``state_dtype``; 8 bytes per float32 element.
+        After a sparse gradient with decoupled decay also ``decay_log`` and ``row_decay_log``: 0-dim
+        and a number a row, float64.
 
     Raises:
         ValueError: an argument is out of its range, at construction and at every step.
-        RuntimeError: a gradient is sparse, or a tensor does not fit. Nothing has changed then.
+        RuntimeError: a tensor does not fit. Nothing has changed then.
 
     Use it for:
         the default where weight decay does not matter.
@@ -56,7 +58,8 @@ class Adam(OnePass, torch.optim.Adam):
     Differs from torch.optim.Adam in:
         the keyword-only eps_root, decouple_lr and state_dtype; float32 moments for float16
         parameters; infinite hyper-parameters are refused; float32 arithmetic for bfloat16 and
-        float16, rounded once at the end of the step.
+        float16, rounded once at the end of the step; sparse gradients are taken: rows without
+        values stay where they are, and decoupled decay reaches them later (catch_up).
 
     Example:
         >>> import torch, onepass
@@ -131,10 +134,12 @@ class AdamW(OnePass, torch.optim.AdamW):
     State:
         ``step``: 0-dim float32, 4 bytes. ``exp_avg``, ``exp_avg_sq`` and with amsgrad
         ``max_exp_avg_sq``: the parameter's shape, ``state_dtype``; 8 bytes per float32 element.
+        After a sparse gradient with decoupled decay also ``decay_log`` and ``row_decay_log``: 0-dim
+        and a number a row, float64.
 
     Raises:
         ValueError: an argument is out of its range, at construction and at every step.
-        RuntimeError: a gradient is sparse, or a tensor does not fit. Nothing has changed then.
+        RuntimeError: a tensor does not fit. Nothing has changed then.
 
     Use it for:
         the default for transformers and most else, with weight decay.
@@ -145,7 +150,8 @@ class AdamW(OnePass, torch.optim.AdamW):
     Differs from torch.optim.AdamW in:
         the keyword-only eps_root, decouple_lr and state_dtype; float32 moments for float16
         parameters; infinite hyper-parameters are refused; float32 arithmetic for bfloat16 and
-        float16, rounded once at the end of the step.
+        float16, rounded once at the end of the step; sparse gradients are taken: rows without
+        values stay where they are, and decay reaches them later (catch_up).
 
     Example:
         >>> import torch, onepass

@@ -42,7 +42,7 @@ class RMSprop(OnePass, torch.optim.RMSprop):
 
     Raises:
         ValueError: an argument is out of its range, at construction and at every step.
-        RuntimeError: a gradient is sparse, or a tensor does not fit. Nothing has changed then.
+        RuntimeError: a tensor does not fit. Nothing has changed then.
 
     Use it for:
         recurrent networks, reinforcement learning, gradients whose scale drifts.
@@ -54,7 +54,8 @@ class RMSprop(OnePass, torch.optim.RMSprop):
         the keyword-only eps_root and state_dtype; float32 states for float16 parameters; infinite
         hyper-parameters are refused; float32 arithmetic for bfloat16 and float16, rounded once at
         the end of the step; a variance that rounding makes negative counts as 0, where torch's
-        step is NaN; alpha over 1 is refused.
+        step is NaN; alpha over 1 is refused; sparse gradients are taken: rows without
+        values stay where they are.
 
     Example:
         >>> import torch, onepass

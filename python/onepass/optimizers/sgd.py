@@ -38,7 +38,7 @@ class SGD(OnePass, torch.optim.SGD):
 
     Raises:
         ValueError: an argument is out of its range, at construction and at every step.
-        RuntimeError: a gradient is sparse, or a tensor does not fit. Nothing has changed then.
+        RuntimeError: a tensor does not fit. Nothing has changed then.
 
     Use it for:
         convolutional networks with a tuned schedule, and wherever state must take no memory.
@@ -50,7 +50,8 @@ class SGD(OnePass, torch.optim.SGD):
     Differs from torch.optim.SGD in:
         the keyword-only state_dtype; float32 states for float16 parameters; infinite hyper-
         parameters are refused; float32 arithmetic for bfloat16 and float16, rounded once at the
-        end of the step.
+        end of the step; with a sparse gradient, rows without values stay where they are, though
+        torch's momentum moves them, and weight_decay is taken.
 
     Example:
         >>> import torch, onepass
