@@ -25,6 +25,18 @@ def isolated() -> Iterator[None]:
     _C.set_instruction_set(instruction_set)
 
 
+@pytest.fixture
+def offline_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keeps the libraries of Hugging Face from the Internet and from each other's state."""
+    for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    yield
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 # The rows of the table that differ in kind: no step count, optional states, the usual, and numbers
 # that a parameter shares. Of what is `thorough`, `make test` runs these, `test-all` the others.
 KINDS = {"SGD", "RMSprop", "AdamW", "NAdam"}
