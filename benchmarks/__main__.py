@@ -2,10 +2,11 @@
 
 import typer
 
-from benchmarks import step
+from benchmarks import algorithms, step
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 app.command("step")(step.command)
+app.command("algorithms")(algorithms.command)
 
 
 @app.callback()

@@ -1,15 +1,18 @@
 """Result files as tables on the terminal."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.contestants import OURS
+from benchmarks.contestants import OURS, SWEEP
 
-COLUMNS = ("workload", "contestant", "warm", "x fused", "cold", "x fused", "GB/s", "target", "met")
-PLAIN_WIDTH = 140
+COLUMNS = ("workload", "contestant", "warm", "speed", "cold", "speed", "GB/s", "onepass is",
+           "promised", "met")  # fmt: skip
+PLAIN_WIDTH = 160
+VERDICTS = {True: "met", False: "NOT MET", None: ""}
 QUIET = 0.05  # share of the cores that others may have before the table says so
 
 
@@ -24,7 +27,12 @@ def show(result: dict[str, Any], console: Console) -> None:
         highlight=False,
     )
     console.print(table(result, box.SIMPLE if console.is_terminal else box.ASCII))
-    console.print("Medians; ratios are paired round by round, with quartiles.", highlight=False)
+    base = result["workloads"][0]["baseline"]
+    console.print(
+        f"Medians. speed: times as fast as '{base}'; onepass is: times as fast as the row;"
+        " ratios are paired round by round, with quartiles.",
+        highlight=False,
+    )
     for line in remarks(result):
         console.print(line, highlight=False)
 
@@ -45,36 +53,51 @@ def cells(work: dict[str, Any], name: str) -> list[str]:
     """The numbers of one row."""
     warm, cold = work["warm"][name], work["cold"][name]
     speed = warm["bytes_per_second"]
-    promise = ["", ""]
-    if name == OURS and work["target"] is not None:
-        promise = [f"{work['target']:g} x", "met" if work["met"] else "NOT MET"]
     return [
         duration(warm["seconds"]["median"]),
         spread(warm["speedup"]) if name != work["baseline"] else "1",
         duration(cold["seconds"]["median"]),
         spread(cold["speedup"]) if name != work["baseline"] else "1",
         f"{speed / 1e9:.1f}" if speed else "",
-        *promise,
+        *promise(work, name),
     ]
 
 
+def promise(work: dict[str, Any], rival: str) -> list[str]:
+    """How many times as fast as a rival onepass is, has to be, and whether that is kept."""
+    ratio, promised = work["onepass_over"].get(rival), work["promises"].get(rival)
+    shown = [f"{ratio['median']:.3g} x" if ratio else ""]
+    if not promised:
+        return [*shown, "", ""]
+    return [*shown, f"{promised['at_least']:.3g} x", VERDICTS[promised["met"]]]
+
+
 def remarks(result: dict[str, Any]) -> list[str]:
-    """One line per missing contestant, and the share of the memory-bound limit."""
-    absent = {name: why for work in result["workloads"] for name, why in work["absent"].items()}
-    lines = [f"Skipped: {name}: {why}" for name, why in absent.items()]
+    """Who was skipped and why, how long compiling took, noise, the share of the bytes' limit."""
+    skipped: dict[str, dict[str, None]] = {}
     for work in result["workloads"]:
-        if (others := work["bystanders"]) and others > QUIET:
-            lines.append(
-                f"{work['name']}: NOISY: other programs had {others:.0%} of the cores meanwhile;"
-                " parallel steps suffer most."
-            )
-        if share := work["share_of_sweep"]:
-            lines.append(
-                f"{work['name']}: {OURS} moves {share['median']:.1%}"
-                f" ({share['low']:.1%}..{share['high']:.1%}) of the bytes per second"
-                " of a sweep over the same bytes without arithmetic."
-            )
+        for name, why in work["absent"].items():
+            skipped.setdefault(why, {})[name] = None
+    lines = [f"Skipped: {', '.join(who)}: {why}" for why, who in skipped.items()]
+    for work in result["workloads"]:
+        lines += [f"{work['name']}: {remark}" for remark in remarks_on(work)]
     return lines
+
+
+def remarks_on(work: dict[str, Any]) -> Iterator[str]:
+    """What to know about the numbers of one workload."""
+    for name, seconds in work["compile_seconds"].items():
+        yield f"{name} took {seconds:.1f} s to compile the step."
+    if (others := work["bystanders"]) and others > QUIET:
+        yield (
+            f"NOISY: other programs had {others:.0%} of the cores meanwhile;"
+            " parallel steps suffer most."
+        )
+    if share := work["onepass_over"].get(SWEEP):
+        yield (
+            f"{OURS} moves {share['median']:.1%} ({share['low']:.1%}..{share['high']:.1%})"
+            " of the bytes per second of a sweep over the same bytes without arithmetic."
+        )
 
 
 def duration(seconds: float) -> str:

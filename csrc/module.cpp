@@ -93,20 +93,53 @@ py::list pieces(const std::vector<std::int64_t>& sizes, std::int64_t parts) {
   return all;
 }
 
-// Reads and writes the bytes of an AdamW step in float32 and computes nothing: the limit to hold
-// the sweep against.
+// As few instructions as read every operand and write all but the gradient. Copies from one to the
+// next would not do: what is overwritten would not be read.
+template <int kStates>
+ONEPASS_FN void touch(const Stretch& stretch) {
+  auto* const param = static_cast<std::uint32_t*>(stretch.param);
+  const auto* const grad = static_cast<const std::uint32_t*>(stretch.grad);
+  std::uint32_t* states[kMaxStates];
+  for (int k = 0; k < kStates; ++k) states[k] = static_cast<std::uint32_t*>(stretch.states[k]);
+  ONEPASS_INDEPENDENT
+  for (std::int64_t i = 0; i < stretch.size; ++i) {
+    const std::uint32_t bits = grad[i];
+    param[i] ^= bits;
+    for (int k = 0; k < kStates; ++k) states[k][i] ^= bits;
+  }
+}
+
+template <int... kStates>
+Loop touch_of(std::size_t states, std::integer_sequence<int, kStates...>) {
+  const Loop loops[] = {Versions<&touch<kStates>>::table[instruction_set()]...};
+  return loops[states];
+}
+
+// Reads and writes the bytes of a step in float32 and computes nothing: the limit to hold the sweep
+// against.
 void sweep_without_arithmetic(const at::Tensor& param, const at::Tensor& grad,
-                              const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq) {
-  float* const p = param.mutable_data_ptr<float>();
-  const float* const g = grad.const_data_ptr<float>();
-  float* const m = exp_avg.mutable_data_ptr<float>();
-  float* const v = exp_avg_sq.mutable_data_ptr<float>();
-  at::parallel_for(0, param.numel(), kParallelThreshold / 2, [=](std::int64_t i, std::int64_t end) {
-    ONEPASS_INDEPENDENT
-    for (; i < end; ++i) {
-      p[i] = g[i];
-      std::swap(m[i], v[i]);
-    }
+                              const std::vector<at::Tensor>& states) {
+  TORCH_CHECK_VALUE(states.size() <= kMaxStates, "at most ", kMaxStates, " states, got ",
+                    states.size());
+  std::uint32_t* starts[kMaxOperands] = {};
+  int count = 0;
+  const auto take = [&](const at::Tensor& tensor) {
+    TORCH_CHECK_VALUE(tensor.scalar_type() == at::kFloat && tensor.is_cpu() &&
+                          tensor.is_contiguous() && tensor.numel() == param.numel(),
+                      "all tensors must be float32 on the CPU, contiguous and of one size");
+    starts[count++] = static_cast<std::uint32_t*>(tensor.mutable_data_ptr());
+  };
+  take(param);
+  take(grad);
+  for (const at::Tensor& state : states) take(state);
+  const Loop loop = touch_of(states.size(), std::make_integer_sequence<int, kMaxStates + 1>{});
+  at::parallel_for(0, param.numel(), kParallelThreshold / 2, [&](std::int64_t i, std::int64_t end) {
+    Stretch stretch{};
+    stretch.param = starts[0] + i;
+    stretch.grad = starts[1] + i;
+    for (int k = 2; k < count; ++k) stretch.states[k - 2] = starts[k] + i;
+    stretch.size = end - i;
+    loop(stretch);
   });
 }
 
@@ -140,5 +173,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("rules", &rules);
   m.def("set_instruction_set", &set_instruction_set, py::arg("name"));
   m.def("pieces", &pieces, py::arg("sizes"), py::arg("parts"));
-  m.def("sweep_without_arithmetic", &sweep_without_arithmetic);
+  m.def("sweep_without_arithmetic", &sweep_without_arithmetic, py::arg("param"), py::arg("grad"),
+        py::arg("states"));
 }

@@ -55,8 +55,9 @@ def test_every_contestant_runs(work: Workload, algorithm: str) -> None:
             assert row["seconds"]["low"] <= row["seconds"]["median"] <= row["seconds"]["high"]
             assert (row["bytes_per_second"] is not None) == measured["memory_bound"]
     assert measured["warm"][contestants.BASELINE]["speedup"]["median"] == 1
-    assert (measured["met"] is None) == (work.target is None)
-    assert (measured["share_of_sweep"] is not None) == measured["memory_bound"]
+    assert set(measured["onepass_over"]) == expected - {contestants.OURS}
+    targets = {rival: kept["at_least"] for rival, kept in measured["promises"].items()}
+    assert targets == ({} if work.target is None else {contestants.BASELINE: work.target})
 
 
 def test_command_writes_json_and_plot(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
@@ -151,9 +152,9 @@ def test_contestants_that_disagree_are_refused() -> None:
 
 def test_absent_contestants_are_named() -> None:
     rows = (*contestants.OPTIMIZERS[1:2], contestants.Contestant("nobody", "no_such_module"))
-    steps, absent = contestants.make_steps(rows, "AdamW", TINY[0].groups)
-    assert list(steps) == [contestants.BASELINE]
-    assert absent == {"nobody": "no_such_module.AdamW not found (ModuleNotFoundError)"}
+    lineup = contestants.line_up(rows, "AdamW", TINY[0].groups)
+    assert list(lineup.steps) == [contestants.BASELINE]
+    assert lineup.absent == {"nobody": "no_such_module.AdamW not found (ModuleNotFoundError)"}
 
 
 def test_bystanders_are_who_is_busy_beside_us(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,75 @@
+"""`algorithms`: the step of every algorithm on one large tensor, beside torch's and the bytes."""
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks import measuring, results
+from benchmarks.contestants import (
+    BASELINE,
+    COMPILED,
+    COMPILING,
+    FOR_LOOP,
+    OPTIMIZERS,
+    SWEEP,
+    Contestant,
+    line_up,
+)
+from benchmarks.machine import optional_module
+from benchmarks.measuring import Folder, Rounds, Threads
+from benchmarks.timing import Settings
+from benchmarks.workloads import MI, Workload, one_tensor
+
+CONTESTANTS = (*OPTIMIZERS, COMPILING)
+
+# How many times as fast as a rival onepass has to be.
+NOT_SLOWER = 0.97
+WITHOUT_FUSED = {FOR_LOOP: 3.0, COMPILED: NOT_SLOWER}
+WITH_FUSED = {BASELINE: NOT_SLOWER}
+PROMISES = {
+    **dict.fromkeys(("RMSprop", "Adadelta", "Adamax", "NAdam", "RAdam"), WITHOUT_FUSED),
+    **dict.fromkeys(("SGD", "Adagrad"), WITH_FUSED),
+}
+NEAR_THE_BYTES = 1 / 1.1  # within 10 % of the sweep's time
+
+
+def command(
+    algorithm: Annotated[list[str] | None, typer.Option(help="A class; repeatable.")] = None,
+    elements: Annotated[int, typer.Option(min=1, help="Size of the tensor.")] = 4 * MI,
+    rounds: Rounds = 21,
+    threads: Threads = 0,
+    folder: Folder = results.FOLDER,
+) -> None:
+    """Time every algorithm on one tensor beside torch's paths and a sweep over the same bytes.
+
+    What torch takes by default on the CPU is its for-loop.
+    """
+    known = names()
+    chosen = algorithm or known
+    measuring.check(set(chosen) <= set(known), "--algorithm", known)
+    settings = measuring.prepare(rounds, threads)
+    measuring.publish(
+        f"algorithms of {elements} elements",
+        [Workload(name, one_tensor(elements)) for name in known if name in chosen],
+        lambda work: measure(work, CONTESTANTS, settings),
+        settings,
+        folder,
+    )
+
+
+def names() -> list[str]:
+    """The classes of onepass."""
+    onepass = optional_module("onepass")
+    found = {name: getattr(onepass, name) for name in getattr(onepass, "__all__", ())}
+    return [name for name, value in found.items() if isinstance(value, type)]
+
+
+def measure(
+    work: Workload, contestants: Iterable[Contestant], settings: Settings
+) -> dict[str, Any]:
+    """Step the algorithm that the workload is named after, warm and cold."""
+    lineup = line_up(contestants, work.name, work.groups)
+    lineup.add_sweep(work.groups)
+    promises = {**PROMISES.get(work.name, {}), SWEEP: NEAR_THE_BYTES}
+    return measuring.measure(work, lineup, settings, SWEEP, promises)

@@ -1,0 +1,97 @@
+"""What the sub-commands share: a workload measured with a line-up, and the results published."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from tqdm import tqdm
+
+from benchmarks import machine, plot, report, results
+from benchmarks.contestants import OURS, Lineup
+from benchmarks.timing import Settings, Times, cold_rounds, speedups, warm_rounds
+from benchmarks.workloads import Workload
+
+Rounds = Annotated[int, typer.Option(min=9, help="Rounds per workload.")]
+Threads = Annotated[int, typer.Option(min=0, help="0: as many as torch takes.")]
+Folder = Annotated[Path, typer.Option(help="Where JSON and plot go.")]
+
+
+def check(allowed: bool, option: str, choices: Iterable[str]) -> None:
+    """Refuse a wrong option with the values it can have."""
+    if not allowed:
+        raise typer.BadParameter(f"choose from: {', '.join(choices)}", param_hint=option)
+
+
+def prepare(rounds: int, threads: int) -> Settings:
+    """How long to measure on this machine, with so many threads from now on."""
+    torch.set_num_threads(threads or torch.get_num_threads())
+    tqdm.monitor_interval = 0  # no second thread while measuring
+    return Settings(rounds, cache_bytes=machine.last_level_cache_bytes())
+
+
+def measure(
+    work: Workload,
+    lineup: Lineup,
+    settings: Settings,
+    baseline: str,
+    promises: Mapping[str, float],
+    counts_bytes: bool = True,
+) -> dict[str, Any]:
+    """Step one workload with everyone in the line-up, warm and cold."""
+    bystanders = machine.Bystanders()
+    warm, cold = warm_rounds(lineup.steps, settings), cold_rounds(lineup.steps, settings)
+    bytes_moved = work.elements * lineup.bytes_moved if counts_bytes else None
+    return {
+        "name": work.name,
+        "groups": len(work.groups),
+        "tensors": work.tensors,
+        "elements": work.elements,
+        "baseline": baseline,
+        **verdict(warm, promises),
+        "warm": results.column(warm, baseline, bytes_moved),
+        "cold": results.column(cold, baseline, bytes_moved),
+        "absent": lineup.absent,
+        "compile_seconds": lineup.compile_seconds,
+        "bystanders": bystanders.share(),
+    }
+
+
+def verdict(warm: Times, promises: Mapping[str, float]) -> dict[str, Any]:
+    """How many times as fast as each of the others we are, and which promises that keeps."""
+    ours = {rival: speedups(warm, rival)[OURS] for rival in warm} if OURS in warm else {}
+    return {
+        "onepass_over": {rival: asdict(ratio) for rival, ratio in ours.items() if rival != OURS},
+        "promises": {
+            rival: {
+                "at_least": least,
+                "met": ours[rival].median >= least if rival in ours else None,
+            }
+            for rival, least in promises.items()
+        },
+    }
+
+
+def publish(
+    title: str,
+    workloads: list[Workload],
+    measure_one: Callable[[Workload], dict[str, Any]],
+    settings: Settings,
+    folder: Path,
+) -> None:
+    """Measure the workloads; print the table, write JSON and plot; fail where we were absent."""
+    measured = [
+        measure_one(work) for work in tqdm(workloads, disable=None, leave=False, unit="workload")
+    ]
+    result = results.document(title, machine.describe(), settings, measured)
+    console = Console()
+    report.show(result, console)
+    stem = folder / results.file_stem(title.split()[0])
+    results.save(result, stem.with_suffix(".json"))
+    plot.save(result, stem.with_suffix(".png"))
+    console.print(f"Written: {stem.name}.json and {stem.name}.png in {folder.name}/")
+    if any(OURS in work["absent"] for work in measured):
+        raise typer.Exit(1)
