@@ -3,7 +3,7 @@
 # Everything is installed into .venv by these commands; pip's own index settings are honoured.
 # make test TORCH=torch==2.14.1        another torch
 # make demo DATA=folder EPOCHS=5       other images, fewer epochs
-# make bench ARGS="--help"             arguments for python -m benchmarks
+# make bench ARGS=algorithms           another benchmark than step; ARGS="--help" names them
 
 TORCH ?= torch==2.13.0
 PYTHON ?= python3
@@ -45,7 +45,7 @@ test-sanitized: $(STAMPS)/test
 	PYTHONPATH=build/sanitized $(PYTEST) --timeout 900 -m "sanitize and not slow" tests
 
 bench: $(STAMPS)/bench
-	$(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python -m benchmarks $(or $(ARGS),step)
 
 lint: $(STAMPS)/lint
 	$(BIN)/ruff check

@@ -1,6 +1,7 @@
 """The benchmarks run, compare what they say they compare, and count right. No times are judged."""
 
 import json
+import subprocess
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from benchmarks import contestants, machine, step, timing
 from benchmarks.__main__ import app
 from benchmarks.timing import Settings, Summary
 from benchmarks.workloads import STEP, Workload, group_per_tensor, one_group, one_tensor
+from tests.support import ROOT
 
 TINY = (
     Workload("one", one_tensor(8), 1.0),
@@ -90,6 +92,12 @@ def test_command_refuses_unknown_names(option: list[str]) -> None:
     done = CliRunner().invoke(app, ["step", *option])
     assert done.exit_code == 2
     assert "choose from" in done.output
+
+
+def test_make_bench_measures_the_table_of_the_readme() -> None:
+    dry = ["make", "--dry-run", "bench"]
+    said = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.rstrip().endswith("python -m benchmarks step")
 
 
 def test_workloads_are_those_promised() -> None:
