@@ -68,7 +68,9 @@ struct Algorithm {
   const char* name;
   const char* no_sparse;        // why sparse gradients are refused, or null
   const char* no_sparse_decay;  // or only with weight_decay
+  bool is_optimizer;
   bool counts_steps;
+  Roles roles;
   std::span<const State> numbers;  // the states that are one number a parameter
   std::span<const State> states;   // and those that are one for each of its elements
   std::vector<HyperInfo> hypers;

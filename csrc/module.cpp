@@ -66,7 +66,8 @@ py::list rules() {
       hypers.append(py::dict(py::arg("name") = hyper.name, py::arg("key") = hyper.key,
                              py::arg("index") = hyper.index,
                              py::arg("scheduled") = hyper.scheduled));
-    rows.append(py::dict(py::arg("name") = row.name, py::arg("counts_steps") = row.counts_steps,
+    rows.append(py::dict(py::arg("name") = row.name, py::arg("is_optimizer") = row.is_optimizer,
+                         py::arg("counts_steps") = row.counts_steps,
                          py::arg("numbers") = described(row.numbers),
                          py::arg("states") = described(row.states), py::arg("hypers") = hypers));
   }

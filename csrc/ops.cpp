@@ -14,15 +14,18 @@ namespace {
 // *,
 //        Tensor lr, ..., float eps, bool maximize=False, Tensor? found_inf=None) -> ()
 // The list of a state that is not in use is empty, an optional number that is not in use is None.
+// What is no optimizer has neither steps of its own nor a step to turn round or to skip.
 std::string schema(const Algorithm& row) {
   char alias = 'a';
   const auto written = [&alias](const std::string& name) {
     return std::string("Tensor(") + alias++ + "!)[] " + name;
   };
-  std::string text = std::string(row.name) + "_(" + written("params") + ", Tensor[] grads";
+  std::string text =
+      std::string(row.name) + "_(" + written(row.roles.written) + ", Tensor[] " + row.roles.read;
   for (const State& state : row.states) text += ", " + written(std::string(state.name) + "s");
   for (const State& number : row.numbers) text += ", " + written(std::string(number.name) + "s");
-  text += ", " + written("state_steps") + ", *";
+  if (row.is_optimizer) text += ", " + written("state_steps");
+  text += ", *";
   for (const HyperInfo& hyper : row.hypers) {
     const char* type = hyper.range == Range::kFlag ? "bool" : hyper.scheduled ? "Tensor" : "float";
     const char* unused = hyper.range == Range::kFlag ? "=False"
@@ -31,7 +34,8 @@ std::string schema(const Algorithm& row) {
     text += std::string(", ") + type + (hyper.scheduled && hyper.optional ? "? " : " ") +
             hyper.name + (hyper.optional ? unused : "");
   }
-  return text + ", bool maximize=False, Tensor? found_inf=None) -> ()";
+  if (row.is_optimizer) text += ", bool maximize=False, Tensor? found_inf=None";
+  return text + ") -> ()";
 }
 
 double number_in(const c10::IValue& value, const char* name, bool optional) {
@@ -53,9 +57,11 @@ std::string shown(double value) {
 }
 
 struct ArgumentNames final : Names {
+  explicit ArgumentNames(const Algorithm& row) : list(row.roles.written) {}
   std::string parameter(int, int index) const override {
-    return "params[" + std::to_string(index) + "]";
+    return list + "[" + std::to_string(index) + "]";
   }
+  std::string list;
 };
 
 // The arguments of one call, taken from the stack by position.
@@ -63,8 +69,9 @@ class Arguments {
  public:
   Arguments(const Algorithm& row, const torch::jit::Stack& stack, std::size_t count)
       : row_(row), values_(stack.end() - static_cast<std::ptrdiff_t>(count), stack.end()) {
-    for (std::size_t k = 0; k < 3 + row.states.size() + row.numbers.size(); ++k)
+    for (std::size_t k = 0; k < 2 + row.states.size() + row.numbers.size(); ++k)
       lists_.push_back(next().toTensorVector());
+    lists_.push_back(row.is_optimizer ? next().toTensorVector() : std::vector<at::Tensor>{});
     check_lengths();
   }
 
@@ -78,11 +85,11 @@ class Arguments {
       if (!hyper.allows(group.hypers[k]))
         reject(hyper, shown(group.hypers[k]), std::string("argument ") + hyper.name);
     }
-    group.maximize = next().toBool();
+    group.maximize = row_.is_optimizer && next().toBool();
     return group;
   }
 
-  bool is_skipped() { return number_in(next(), "found_inf", true) != 0.0; }
+  bool is_skipped() { return row_.is_optimizer && number_in(next(), "found_inf", true) != 0.0; }
 
   std::size_t size() const { return lists_[0].size(); }
 
@@ -115,7 +122,8 @@ class Arguments {
       const bool may_lack =
           (is_state && row_.states[k - 2].only_if != nullptr) || (is_step && !row_.counts_steps);
       TORCH_CHECK(lists_[k].size() == size() || (may_lack && lists_[k].empty()), row_.name,
-                  "_: list ", k, " has ", lists_[k].size(), " tensors, but params has ", size());
+                  "_: list ", k, " has ", lists_[k].size(), " tensors, but ", row_.roles.written,
+                  " has ", size());
       if (is_state && (!lists_[k].empty() || !may_lack)) present_ |= 1u << (k - 2);
     }
   }
@@ -143,7 +151,7 @@ void run_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   plan.begin({&group, 1});
   for (std::size_t k = 0; k < arguments.size(); ++k)
     plan.add(0, static_cast<int>(k)) = arguments.tensors(k);
-  plan.validate(ArgumentNames{});
+  plan.validate(ArgumentNames(*group.algorithm));
   plan.commit();
   plan.sweep();
 }

@@ -138,11 +138,12 @@ bool Plan::usual_spans(const Tensors& tensors, int states, Spans& spans) const {
 void Plan::check_operands(Entry& entry, const Subject& subject, Spans& spans) {
   const Group& group = groups_[entry.group];
   const Tensors& tensors = entry.tensors;
+  const char* role = group.algorithm->roles.one_read;
   check_kind(*tensors.param, subject);
   check_writable(*tensors.param, subject);
   spans[0] = span_of(*tensors.param, Access::kWrite, subject);
-  spans[1] = tensors.grad == nullptr ? Span{nullptr, nullptr}
-                                     : check_gradient(entry, subject.about("the gradient"));
+  spans[1] =
+      tensors.grad == nullptr ? Span{nullptr, nullptr} : check_gradient(entry, subject.about(role));
   for (int k = 0; k < group.state_count; ++k) {
     const Subject state = subject.about(group.state_names[k]);
     check_kind(*tensors.states[k], state);

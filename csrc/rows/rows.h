@@ -77,7 +77,9 @@ Algorithm row_of() {
   Algorithm row{.name = Rule::kName,
                 .no_sparse = Rule::kNoSparse,
                 .no_sparse_decay = Rule::kNoSparseDecay,
+                .is_optimizer = Rule::kIsOptimizer,
                 .counts_steps = Rule::kCountsSteps,
+                .roles = Rule::kRoles,
                 .numbers = Rule::kNumbers,
                 .states = Rule::kStates};
   if constexpr (requires { &Rule::kept_without_gradient; })

@@ -1,6 +1,6 @@
 // What a rule is made of: the names of its states, the names and ranges of its hyper-parameters,
-// and the few functions that rules share. Rules use + - * / sqrt and selection only, so that every
-// instruction set and device computes the same bits.
+// and the few functions that rules share. Rules use + - * / sqrt, fma and selection only, so that
+// every instruction set and device computes the same bits.
 #pragma once
 
 #include <cmath>
@@ -18,8 +18,17 @@ struct State {
   const char* start_at = nullptr;  // or the option that holds it
 };
 
+// What the two tensors that every step sees are called, in the op and in messages.
+struct Roles {
+  const char* written;
+  const char* read;
+  const char* one_read;
+};
+
 // What most rules have in common.
 struct Rule {
+  static constexpr bool kIsOptimizer = true;  // a class of Python steps parameters by it
+  static constexpr Roles kRoles{"params", "grads", "the gradient"};
   static constexpr std::span<const State> kNumbers{};  // states that are one number a parameter
   static constexpr bool kCountsSteps = true;  // else t is 1 where the states are new, 2 afterwards
   // Why sparse gradients are refused, always or with weight_decay, in torch's words; null: taken.
@@ -135,6 +144,14 @@ template <class Real>
 ONEPASS_FN Real lerp(Real from, Real to, Real weight) {
   const Real difference = to - from;
   return weight < Real(0.5) ? from + weight * difference : to - difference * (Real(1) - weight);
+}
+
+// The same, rounded once fewer: bit for bit torch.lerp where torch has vector kernels, whose
+// multiplication and addition are one. Every fma is correctly rounded, one in software too.
+template <class Real>
+ONEPASS_FN Real fused_lerp(Real from, Real to, Real weight) {
+  const bool small = weight < Real(0.5);
+  return std::fma(small ? weight : weight - Real(1), to - from, small ? from : to);
 }
 
 // The larger value, or NaN where either is NaN, as torch.maximum.

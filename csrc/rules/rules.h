@@ -9,6 +9,7 @@
 #include "adan.h"
 #include "adopt.h"
 #include "asgd.h"
+#include "ema.h"
 #include "laprop.h"
 #include "lion.h"
 #include "momentum.h"
@@ -24,6 +25,6 @@ template <class... Rule>
 struct RuleList {};
 
 using Rules = RuleList<SGD, Momentum, Adagrad, RMSprop, Adadelta, Adam, AdamW, Adamax, NAdam, RAdam,
-                       Rprop, ASGD, LaProp, AdaBelief, Adan, Lion, ADOPT>;
+                       Rprop, ASGD, LaProp, AdaBelief, Adan, Lion, ADOPT, EMA>;
 
 }  // namespace onepass

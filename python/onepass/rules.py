@@ -1,4 +1,4 @@
-"""The native table of algorithms as Python needs it."""
+"""The optimizers of the native table of algorithms, as Python needs them."""
 
 from __future__ import annotations
 
@@ -85,4 +85,5 @@ RULES = {
         tuple(Hyper(**hyper) for hyper in row["hypers"]),
     )
     for row in C.rules()
+    if row["is_optimizer"]
 }
