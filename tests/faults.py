@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from onepass import _C
 from onepass.rules import RULES
 
 ADAM, RULE, FLOATS = "csrc/rules/adam.h", "csrc/rules/rule.h", "csrc/storage/floats.h"
@@ -17,13 +18,14 @@ OPTIMIZER, STATE = "python/onepass/optimizer.py", "python/onepass/state.py"
 
 def rows_of(rule: str) -> str:
     """Returns the unit that holds the loops of a rule (csrc/rows/rows.h)."""
-    return f"csrc/rows/part{4 * list(RULES).index(rule) // len(RULES)}.cpp"
+    names = [row["name"] for row in _C.rules()]
+    return f"csrc/rows/part{4 * names.index(rule) // len(names)}.cpp"
 
 
 # Headers whose code is all inlined need only the units that hold their callers; of what all rules
 # share, the callers of Adam, which is what the tests below look at.
 USERS = {
-    **{f"csrc/rules/{rule}.h": (rows_of(rule),) for rule in RULES},
+    **{f"csrc/rules/{rule}.h": (rows_of(rule),) for rule in (*RULES, "ema")},
     RULE: (rows_of("adam"),),
     LOOP: (rows_of("adam"),),
     FLOATS: (rows_of("adam"), SWEEP),
@@ -300,4 +302,17 @@ PYTHON = (
           "torch.contiguous_format", LAYOUTS),
 )  # fmt: skip
 
-FAULTS = (*FORMULAS, *MEMORY, *PROMISES, *PYTHON)
+EMA = (
+    Fault("the first average is no copy", "csrc/rules/ema.h", "first != Real(0) ? value : ", "",
+          tests("ema", "the_first_update_copies_whatever_the_average_was")),
+    Fault("an average is corrected for a step more", "csrc/rules/ema.h", "power(h.beta, h.step)",
+          "power(h.beta, h.step + 1.0)", tests("ema", "corrected_averages_are_the_formula")),
+    Fault("tied weights are averaged twice", "python/onepass/ema/tensors.py",
+          "first.setdefault(id(tensor), name)", "name",
+          tests("ema_weights", "tied_weights_are_averaged_once")),
+    Fault("an exception in a swap keeps the averages", "python/onepass/ema/average.py",
+          "finally:", "except GeneratorExit:",
+          tests("ema_weights", "weights_come_back_after_a_swap_whatever_happens_in_it")),
+)  # fmt: skip
+
+FAULTS = (*FORMULAS, *MEMORY, *PROMISES, *PYTHON, *EMA)

@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
+import onepass
 from onepass.rules import RULES
 from tests.cases import CASES, Case
 from tests.oracle import all_states_on, state_names
@@ -23,6 +24,7 @@ from tests.support import (
     each_case_with_fused,
     make_params,
     params_of,
+    randn,
     raw,
     set_grads,
     snapshot,
@@ -99,6 +101,24 @@ def test_dtensors_step_as_their_local_tensors(case: Case, mesh: Any, placement: 
                     value = value.full_tensor()
                 assert raw(value) == raw(plain.state[b][name]), name
         assert spread.state_bytes() == plain.state_bytes()
+
+
+def test_averages_of_dtensors_are_those_of_their_local_tensors(mesh: Any) -> None:
+    plain = make_params(((6, 4), (3,)))
+    spread = [distributed(param, mesh, Shard(0)) for param in plain]
+    ours, want = (onepass.ema.EMA(params, beta=0.9) for params in (spread, plain))
+    for seed in range(3):
+        with torch.no_grad():
+            for a, b in zip(spread, plain, strict=True):
+                b.copy_(randn(b.shape, b.dtype, seed))
+                a.copy_(distributed(b, mesh, Shard(0)))
+        ours.update()
+        want.update()
+    with ours.swapped():
+        for name, a, average in zip("01", spread, ours.averages.values(), strict=True):
+            assert isinstance(average, DTensor) and average.placements == (Shard(0),)
+            assert raw(a.full_tensor()) == raw(average.full_tensor()) == raw(want.averages[name])
+    assert all(raw(a.full_tensor()) == raw(b) for a, b in zip(spread, plain, strict=True))
 
 
 @each_case_with_fused

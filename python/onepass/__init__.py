@@ -8,9 +8,12 @@ True
 """
 
 from ._native import C  # first: it explains an import that fails
+
+# isort: split
+from . import ema
 from .optimizers import *  # noqa: F403
 from .optimizers import __all__ as _classes
 from .state import state_bytes
 
-__all__ = [*_classes, "state_bytes"]
+__all__ = [*_classes, "ema", "state_bytes"]
 __version__: str = C.build_info()["version"]

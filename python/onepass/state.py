@@ -23,13 +23,18 @@ def state_dtype(param: Tensor, group: dict[str, Any]) -> torch.dtype:
     if wanted is None:
         # Deviation from torch: (1 - beta2) g^2 underflows in float16 and the step would explode.
         return torch.float32 if param.dtype == torch.float16 else param.dtype
+    return dtype_for(param, wanted, "state_dtype")
+
+
+def dtype_for(param: Tensor, wanted: torch.dtype, argument: str) -> torch.dtype:
+    """Returns a dtype that the user wants as a parameter takes it: complex where it is complex."""
     if wanted not in _DTYPES:
-        raise ValueError(f"Invalid state_dtype value: {wanted} (it must be one of {_DTYPES})")
+        raise ValueError(f"Invalid {argument} value: {wanted} (it must be one of {_DTYPES})")
     if not param.is_complex():
         return wanted
     if wanted not in (torch.float32, torch.float64):
         raise ValueError(
-            f"Invalid state_dtype value: {wanted} (complex parameters need float32 or "
+            f"Invalid {argument} value: {wanted} (complex parameters need float32 or "
             "float64, for each of the two parts)"
         )
     return wanted.to_complex()

@@ -1,0 +1,237 @@
+"""The average of a model's weights."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..state import bytes_of, readable
+from .arithmetic import checked_beta
+from .tensors import average_of, count, loaded, named, owners, write
+
+
+class EMA:
+    r"""The exponential moving average of a model's weights, for evaluation.
+
+    .. code-block:: text
+
+        first update:   average  = weight
+        later:          average += (1 - beta) (weight - average)
+        bias_correction, update t:
+                        average += (1 - beta) / (1 - beta^t) (weight - average)
+
+    Without bias correction the first weights count like all that came before them: after t updates
+    they keep the share beta^(t - 1). With it they have the share of any other.
+
+    Args:
+        params: a module, or tensors, (name, tensor) pairs or a dict of them. A module is looked
+            through anew at every update: weights that were replaced are found. Tied weights are
+            averaged once.
+        beta: the average's share of itself in the next one, in [0, 1); the attribute ``beta`` may
+            be changed at any time (0.999).
+        bias_correction: weigh by 1 - beta over what an average from zero would have seen (False).
+        use_buffers: average the module's buffers too; those that hold whole numbers are copied
+            (False).
+        dtype: dtype of the averages: float32, float64, bfloat16 or float16; None is the weight's
+            own, and float32 for 16-bit weights (None).
+
+    State:
+        ``averages``: a tensor for each name, shaped as the weight; 4 bytes per float32 element.
+        ``n_averaged``: the updates so far. ``state_bytes()`` counts the bytes. A copy or a pickle
+        takes the module along; ``state_dict()`` does not.
+
+    Raises:
+        ValueError: an argument is out of its range, or the module has other tensors than before.
+        RuntimeError: a tensor does not fit. Nothing has changed then.
+
+    Use it for:
+        evaluating and keeping smoother weights than those of the last step. ``window(beta)`` is how
+        many updates the average spans.
+
+    Source:
+        Polyak and Juditsky 1992 for averages of weights; Kingma and Ba 2015, section 3 for the
+        correction.
+
+    Differs from torch.optim.swa_utils.AveragedModel in:
+        the numbers are those of ``AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(beta))``,
+        but: averages of 16-bit weights are float32, because 8 bits do not hold a thousandth of a
+        difference; buffers of whole numbers are copied, not averaged and cut off. It keeps tensors
+        and no second module: ``swapped()`` lends them to the model. State dicts have the same keys
+        and load both ways where both average the same tensors.
+
+    Example:
+        >>> import torch, onepass
+        >>> model = torch.nn.Linear(2, 1)
+        >>> ema = onepass.ema.EMA(model, beta=0.9)
+        >>> for value in (0.0, 1.0):
+        ...     _ = torch.nn.init.constant_(model.weight, value)
+        ...     ema.update()  # after opt.step()
+        >>> with ema.swapped():
+        ...     print(model.weight.tolist())
+        [[0.10000000149011612, 0.10000000149011612]]
+        >>> model.weight.tolist()
+        [[1.0, 1.0]]
+    """
+
+    averages: dict[str, Tensor]
+    n_averaged: int
+
+    def __init__(
+        self,
+        params: torch.nn.Module
+        | Iterable[Tensor]
+        | Iterable[tuple[str, Tensor]]
+        | dict[str, Tensor],
+        beta: float = 0.999,
+        *,
+        bias_correction: bool = False,
+        use_buffers: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Copies the weights; the arguments are described at the class."""
+        self.beta = checked_beta(beta)
+        self.bias_correction = bias_correction
+        self.use_buffers = use_buffers
+        self.n_averaged = 0
+        self._is_swapped = False
+        weights = named(params, use_buffers)
+        self._source = params if isinstance(params, torch.nn.Module) else weights
+        self._owners = owners(weights)
+        self.averages = {}
+        for name, owner in self._owners.items():
+            tied = self.averages.get(owner)
+            self.averages[name] = average_of(weights[name], dtype) if tied is None else tied
+        write(*self._pairs(weights))
+
+    def update(self, model: torch.nn.Module | None = None) -> None:
+        """Moves the averages towards the weights: one call, one pass over memory.
+
+        Args:
+            model: takes the weights from another module with the same tensors, as AveragedModel;
+                None is what the average was made of (None).
+
+        Raises:
+            ValueError: beta is out of range, or the tensors are others than before.
+            RuntimeError: a tensor does not fit, or the averages are swapped in. Nothing has
+                changed.
+        """
+        self._refuse_while_swapped("be updated")
+        step = self.n_averaged + 1
+        names, averages, weights = self._pairs(self._weights(model))
+        corrected = self.bias_correction or step == 1
+        write(names, averages, weights, self.beta, step if corrected else None)
+        self.n_averaged = step
+
+    update_parameters = update  # the name of AveragedModel
+
+    def copy_to(self, model: torch.nn.Module | None = None) -> None:
+        """Writes the averages into the weights, for good.
+
+        Args:
+            model: another module with the same tensors; None is what the average was made of
+                (None).
+
+        Raises:
+            ValueError, RuntimeError: a tensor does not fit, or the averages are swapped in. Nothing
+                has changed.
+        """
+        self._refuse_while_swapped("be copied")
+        names, averages, weights = self._pairs(self._weights(model))
+        write(names, weights, averages)
+
+    @contextlib.contextmanager
+    def swapped(self) -> Iterator[None]:
+        """Puts the averages in place of the weights, and the weights back at the end of the block.
+
+        Meanwhile the weights take their own bytes once more. What a tensor's memory is stays.
+
+        Raises:
+            RuntimeError: they are swapped in already, or a tensor does not fit; nothing has
+                changed.
+        """
+        self._refuse_while_swapped("be swapped in")
+        names, averages, weights = self._pairs(self._weights(None))
+        before = [readable(f"'{name}'", weights[k]).clone() for k, name in enumerate(names)]
+        write(names, weights, averages)
+        self._is_swapped = True
+        try:
+            yield
+        finally:
+            self._is_swapped = False
+            with torch.no_grad():
+                for weight, own in zip(weights, before, strict=True):
+                    weight.copy_(own)
+
+    def state_bytes(self) -> int:
+        """Returns the bytes of memory that the averages take."""
+        return bytes_of({"averages": self.averages})
+
+    # ---- saving
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Returns ``n_averaged`` and the averages, not copied, under the keys of AveragedModel.
+
+        As there, the options are not among them: the averages go on under any.
+        """
+        averages = {f"module.{name}": average for name, average in self.averages.items()}
+        return {"n_averaged": torch.tensor(self.n_averaged), **averages}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads copies from a state dict of this class or of AveragedModel, all or nothing.
+
+        The averages keep their dtype and device. Buffers in it that are not averaged here are
+        passed over.
+
+        Raises:
+            ValueError, RuntimeError: the state dict does not fit; nothing has changed.
+        """
+        if not isinstance(state_dict, dict):
+            raise ValueError(f"a state dict must be a dict, got {state_dict!r}")
+        expected = {"n_averaged", *(f"module.{name}" for name in self.averages)}
+        known = {f"module.{name}" for name in named(self._source, True)}
+        missing, unknown = expected - state_dict.keys(), state_dict.keys() - expected - known
+        if missing or unknown:
+            raise ValueError(
+                f"the state dict does not fit: missing are {sorted(missing)}, unknown are "
+                f"{sorted(map(str, unknown))}; load a state dict of this model"
+            )
+        fresh = {
+            name: loaded(f"module.{name}", state_dict[f"module.{name}"], average)
+            for name, average in self.averages.items()
+        }
+        self.n_averaged = count(state_dict["n_averaged"])
+        self.averages = {name: fresh[owner] for name, owner in self._owners.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what is copied and pickled: the averages, and what they were made of."""
+        self._refuse_while_swapped("be copied or pickled")
+        return self.__dict__
+
+    # ---- the tensors
+
+    def _refuse_while_swapped(self, what: str) -> None:
+        if self._is_swapped:
+            raise RuntimeError(
+                f"the average cannot {what} while it is swapped in: the model holds the averages; "
+                "leave the block of swapped() first"
+            )
+
+    def _weights(self, model: torch.nn.Module | None) -> dict[str, Tensor]:
+        weights = named(self._source if model is None else model, self.use_buffers)
+        found = owners(weights)
+        if found != self._owners:
+            odd = sorted({name for name, _ in found.items() ^ self._owners.items()})
+            raise ValueError(
+                f"the tensors are not those that are averaged, or tied otherwise: {odd[:8]}; make "
+                "a new EMA after changing the model"
+            )
+        return weights
+
+    def _pairs(self, weights: dict[str, Tensor]) -> tuple[list[str], list[Tensor], list[Tensor]]:
+        """Returns names, averages and weights, tied ones once."""
+        names = [name for name, owner in self._owners.items() if name == owner]
+        return names, [self.averages[name] for name in names], [weights[name] for name in names]

@@ -1,0 +1,115 @@
+"""The tensors behind an average of weights: found by name, made, written, loaded."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..state import cast_state, dtype_for, localize, readable
+from .arithmetic import checked_whole, update_
+
+
+def named(source: Any, use_buffers: bool) -> dict[str, Tensor]:
+    """Returns tensors by name, tied ones under each of their names."""
+    found: dict[str, Tensor] = {}
+    if isinstance(source, torch.nn.Module):
+        found.update(source.named_parameters(remove_duplicate=False))
+        if use_buffers:
+            found.update(source.named_buffers(remove_duplicate=False))
+        return found
+    if isinstance(source, Tensor):
+        raise TypeError("params must be a module or an iterable of tensors, got one tensor")
+    for k, item in enumerate(source.items() if isinstance(source, dict) else source):
+        name, tensor = item if isinstance(item, tuple) else (str(k), item)
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"params must hold tensors or (name, tensor) pairs, got {item!r}")
+        if name in found:
+            raise ValueError(f"params must have different names, got {name!r} twice")
+        found[name] = tensor
+    return found
+
+
+def owners(weights: dict[str, Tensor]) -> dict[str, str]:
+    """Returns for each name the first name of the same tensor."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in weights.items()}
+
+
+def is_averaged(tensor: Tensor) -> bool:
+    """Returns whether a tensor holds what has a mean: neither whole numbers nor truth values."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def average_of(weight: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """Returns memory for the average of a weight, laid out as the weight."""
+    if not is_averaged(weight):
+        wanted = weight.dtype
+    elif dtype is not None:
+        wanted = dtype_for(weight, dtype, "dtype")
+    else:  # Deviation from torch: a step of 1 - beta of the difference is lost in 16 bits.
+        wanted = torch.float32 if weight.dtype in (torch.bfloat16, torch.float16) else weight.dtype
+    with torch.inference_mode(False):  # so that updates outside inference mode go on with it
+        return torch.empty_like(weight, dtype=wanted, requires_grad=False)
+
+
+def write(
+    names: list[str],
+    targets: list[Tensor],
+    sources: list[Tensor],
+    beta: float = 0.0,
+    step: int | None = 1,
+) -> None:
+    """Updates tensors by ``update_``, at step 1 to copies, and copies those of whole numbers."""
+    rows = list(zip(names, targets, sources, strict=True))
+    averaged = [row for row in rows if is_averaged(row[1])]
+    copied = [row for row in rows if not is_averaged(row[1])]
+    for name, target, source in copied:
+        if source.dtype != target.dtype or source.shape != target.shape:
+            raise ValueError(
+                f"'{name}' has dtype {source.dtype} and shape {list(source.shape)}, but had "
+                f"{target.dtype} and {list(target.shape)}; make a new EMA after changing the model"
+            )
+        readable(f"'{name}'", source), readable(f"'{name}'", target)
+    try:
+        update_(
+            [_plain(row[1]) for row in averaged], [_plain(row[2]) for row in averaged], beta, step
+        )
+    except RuntimeError as error:
+        text = re.sub(r"averages\[(\d+)\]", lambda k: f"'{averaged[int(k[1])][0]}'", str(error))
+        raise RuntimeError(text) from None
+    with torch.no_grad():
+        for _, target, source in copied:
+            target.copy_(source)
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Returns a plain tensor as it is, and the local part of a DTensor."""
+    is_plain = type(tensor) in (Tensor, torch.nn.Parameter)
+    return tensor if is_plain else localize(tensor.detach(), "of the averages")
+
+
+def loaded(name: str, value: Any, average: Tensor) -> Tensor:
+    """Returns a copy of a saved average, laid out as the one that is there."""
+    if is_averaged(average):
+        value = cast_state(name, value, average, average.dtype)
+    elif not isinstance(value, Tensor) or (value.dtype, value.shape) != (
+        average.dtype, average.shape,
+    ):  # fmt: skip
+        raise ValueError(
+            f"{name} must be a tensor of {average.dtype} and shape {list(average.shape)}; load a "
+            "state dict of this model"
+        )
+    with torch.inference_mode(False):
+        return torch.empty_like(average).copy_(readable(name, value))
+
+
+def count(value: Any) -> int:
+    """Returns a saved number of updates."""
+    if isinstance(value, Tensor):
+        value = readable("n_averaged", value).item()
+    if not isinstance(value, (int, float)):
+        raise ValueError(f"n_averaged must be a number, got {value!r}")
+    return checked_whole("n_averaged", value, 0)
