@@ -59,10 +59,11 @@ def command(
 
 
 def names() -> list[str]:
-    """The classes of onepass."""
-    onepass = optional_module("onepass")
-    found = {name: getattr(onepass, name) for name in getattr(onepass, "__all__", ())}
-    return [name for name, value in found.items() if isinstance(value, type)]
+    """The classes of onepass, in the order of its table."""
+    onepass, table = optional_module("onepass"), optional_module("onepass.rules")
+    found = {getattr(onepass, name) for name in getattr(onepass, "__all__", ())}
+    classes = {cls.rule: cls.__name__ for cls in found if hasattr(cls, "rule")}
+    return [classes[rule] for rule in getattr(table, "RULES", ())]
 
 
 def measure(

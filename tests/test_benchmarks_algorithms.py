@@ -132,9 +132,9 @@ def test_command_writes_json_and_plot(monkeypatch: pytest.MonkeyPatch, tmp_path:
     (written,) = tmp_path.glob("algorithms-*.json")
     assert written.with_suffix(".png").stat().st_size > 0
     result = json.loads(written.read_text())
-    assert [work["name"] for work in result["workloads"]] == ["Lion", "RMSprop"]
+    assert [work["name"] for work in result["workloads"]] == ["RMSprop", "Lion"]
     assert {work["elements"] for work in result["workloads"]} == {64}
-    assert set(result["workloads"][1]["promises"]) == {FOR_LOOP, COMPILED, SWEEP}
+    assert set(result["workloads"][0]["promises"]) == {FOR_LOOP, COMPILED, SWEEP}
 
 
 def test_command_refuses_unknown_names() -> None:

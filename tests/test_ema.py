@@ -76,6 +76,30 @@ def test_the_first_update_copies_whatever_the_average_was() -> None:
         assert same_bits(ema.update_(average, value, 0.9, step), value)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_an_average_of_ones_is_corrected_to_one(dtype):
+    average, corrected = torch.zeros(1, dtype=dtype), torch.full((1,), 7.0, dtype=dtype)
+    ulp = torch.finfo(dtype).eps
+    for step, v in enumerate((0.1, 0.19), start=1):
+        ema.update_(average, torch.ones(1, dtype=dtype), 0.9)
+        ema.update_(corrected, torch.ones(1, dtype=dtype), 0.9, step)
+        close(average.item(), v, 2 * ulp)
+        assert abs(ema.bias_corrected(average, 0.9, step) - 1) <= ulp
+        assert abs(corrected - 1) <= ulp
+
+
+def test_a_third_of_the_weight_is_older_than_the_window():
+    """The window of beta = 0.9 is 1 / (1 - beta) = 10 values."""
+    window = round(ema.window(0.9))
+    assert window == 10
+    average = torch.ones(1, dtype=torch.float64)  # of ones without end, then of a window of zeros
+    for _ in range(window):
+        ema.update_(average, torch.zeros(1, dtype=torch.float64), 0.9)
+    close(average.item(), 0.9**10, 1e-12)
+    close(1 - sum(ema.weight(0.9, age) for age in range(window)), 0.9**10, 1e-12)
+    close(0.9**10, 0.349, 1e-3)
+
+
 @pytest.mark.parametrize("beta", BETAS)
 def test_corrected_averages_are_the_formula(beta: float) -> None:
     values = randn((60, 50), torch.float64, 3)
