@@ -37,6 +37,9 @@ struct Variant {
   void (*coefficients)(const double* hypers, double step, Number* numbers, Float arithmetic,
                        Coefficients& out);
   Loop (*loop)(int mix);  // for the instruction set in use
+  // Of a rule that waits for sums over the parameter; else null.
+  SumLoop (*sums)(Float arithmetic);
+  void (*finish)(const double* squares, Number* numbers, Float arithmetic, Coefficients& out);
 };
 
 struct HyperInfo {
@@ -70,6 +73,7 @@ struct Algorithm {
   const char* no_sparse_decay;  // or only with weight_decay
   bool is_optimizer;
   bool counts_steps;
+  int squares;  // the sums it waits for
   Roles roles;
   std::span<const State> numbers;  // the states that are one number a parameter
   std::span<const State> states;   // and those that are one for each of its elements

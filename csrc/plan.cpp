@@ -134,7 +134,7 @@ const Coefficients& Plan::coefficients_for(const Entry& entry, Float arithmetic,
   const CoefficientKey key{&group, step, arithmetic, {numbers[0], numbers[1]}};
   const bool same = key_.group != nullptr && step == key_.step && arithmetic == key_.arithmetic &&
                     key.numbers == key_.numbers && same_coefficients(group, *key_.group);
-  if (!same) {
+  if (!same || group.algorithm->squares > 0) {  // sums make a parameter's coefficients its own
     key_ = key;
     group.algorithm->variants[group.present].coefficients(group.hypers, step, numbers, arithmetic,
                                                           coefficients_.emplace_back());
@@ -157,11 +157,35 @@ void Plan::hold() {
   }
 }
 
-void Plan::sweep() const {
+// Gives coefficients the sums over their parameters that they wait for.
+void Plan::finish_coefficients(std::size_t first, std::size_t last) {
+  const std::span tasks = std::span(tasks_).subspan(first, last - first);
+  squares_.resize(tasks.size() * kMaxSquares);
+  sum_squares(tasks, partial_squares_, squares_.data());
+  for (std::size_t k = first; k < last; ++k) {
+    const Group& group = groups_[entries_[k].group];
+    const Tensors& tensors = entries_[k].tensors;
+    Number numbers[kMaxNumbers] = {};
+    const std::size_t count = group.algorithm->numbers.size();
+    for (std::size_t n = 0; n < count; ++n) numbers[n] = read_number(*tensors.numbers[n]);
+    group.algorithm->variants[group.present].finish(&squares_[(k - first) * kMaxSquares], numbers,
+                                                    tasks_[k].arithmetic, coefficients_[k]);
+    for (std::size_t n = 0; n < count; ++n) write_number(*tensors.numbers[n], numbers[n].value);
+  }
+}
+
+void Plan::sweep() {
   if (entries_.empty()) return;
-  RECORD_FUNCTION(std::string("onepass::") + groups_.front().algorithm->name, {});
-  if (!in_order_) return onepass::sweep(tasks_, ends_);
-  for (const Task& task : tasks_) sweep_task(task, 0, task.size);
+  const Algorithm& algorithm = *groups_.front().algorithm;
+  RECORD_FUNCTION(std::string("onepass::") + algorithm.name, {});
+  if (!in_order_) {
+    if (algorithm.squares > 0) finish_coefficients(0, tasks_.size());
+    return onepass::sweep(tasks_, ends_);
+  }
+  for (std::size_t k = 0; k < tasks_.size(); ++k) {
+    if (algorithm.squares > 0) finish_coefficients(k, k + 1);
+    sweep_task(tasks_[k], 0, tasks_[k].size);
+  }
 }
 
 }  // namespace onepass

@@ -59,7 +59,7 @@ class Plan {
   // Keeps the memory alive until clear(), whatever other threads let go of meanwhile.
   void hold();
   // Sweeps all tasks.
-  void sweep() const;
+  void sweep();
   // Forgets all tensors and keeps the vectors' memory for the next step.
   void clear();
 
@@ -100,6 +100,8 @@ class Plan {
   void check_sparse_gradient(Entry& entry, const Subject& subject);
   void keep_decay_log(Entry& entry, std::int64_t sparse_dim, const Subject& subject);
   void catch_up(const Entry& entry);
+  void finish_coefficients(std::size_t first, std::size_t last);
+  bool goes_by_index(const Entry& entry) const;
   void choose_loops(std::size_t k);
   void make_task(std::size_t k, const Spans& spans, bool usual);
   void plan_strides(Task& task, const Entry& entry);
@@ -123,6 +125,7 @@ class Plan {
   std::vector<std::size_t> gaps_;  // which span of written_sorted_ comes after each gradient
   std::vector<Span> written_sorted_;
   std::vector<Coefficients> coefficients_;
+  std::vector<double> squares_, partial_squares_;
   CoefficientKey key_;                                 // of the last of coefficients_
   std::array<Number, kMaxNumbers> next_numbers_ = {};  // after the step it belongs to
   std::deque<std::vector<std::int64_t>> layouts_;      // sizes or strides of operands with strides

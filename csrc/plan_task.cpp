@@ -46,10 +46,9 @@ void for_each_operand(const Tensors& tensors, Task& task, const Visit& visit) {
 }
 
 // Whether memory order is the same for all operands and has no gaps, so that strides do not matter.
-// Rows of a sparse gradient need the order of the indices.
-bool is_linear(const Tensors& tensors, Task& task, bool has_rows) {
+bool is_linear(const Tensors& tensors, Task& task, bool by_index) {
   const at::TensorBase& param = *tensors.param;
-  bool contiguous = true, like_param = !has_rows && param.is_non_overlapping_and_dense();
+  bool contiguous = true, like_param = !by_index && param.is_non_overlapping_and_dense();
   for_each_operand(tensors, task, [&](const at::TensorBase& tensor, Operand&) {
     contiguous &= tensor.is_contiguous();
   });
@@ -86,7 +85,7 @@ void Plan::make_task(std::size_t k, const Spans& spans, bool usual) {
     task.rows = rows->index.data();
     task.size = static_cast<std::int64_t>(rows->index.size()) * task.row_size;
   }
-  if (!usual && task.size > 0 && !is_linear(tensors, task, task.rows != nullptr))
+  if (!usual && task.size > 0 && !is_linear(tensors, task, goes_by_index(entries_[k])))
     plan_strides(task, entries_[k]);
   choose_loops(k);
   writes_changed_ |= task.size != size_before;
@@ -102,16 +101,24 @@ void Plan::choose_loops(std::size_t k) {
     task.arithmetic = tasks_[k - 1].arithmetic;
     task.in_place = tasks_[k - 1].in_place;
     task.tiled = tasks_[k - 1].tiled;
+    task.sums = tasks_[k - 1].sums;
     return;
   }
   const Variant& variant = group.algorithm->variants[group.present];
   task.arithmetic = arithmetic_of(task);
   task.in_place = in_place_loop(task, variant);
+  if (variant.sums != nullptr) task.sums = variant.sums(task.arithmetic);
   task.tiled = variant.loop(task.arithmetic == Float::kFloat64 ? kMixFloat64 : kMixFloat32);
 }
 
-// The order of the sweep is the parameter's order in memory, its dimensions by falling stride, but
-// that of the indices for rows of a sparse gradient, which lie one after the other themselves.
+// Rows of a sparse gradient lie in the order of the indices, and sums must not depend on the
+// layout.
+bool Plan::goes_by_index(const Entry& entry) const {
+  return entry.rows != nullptr || groups_[entry.group].algorithm->squares > 0;
+}
+
+// The order of the sweep is the parameter's order in memory, its dimensions by falling stride, or
+// that of the indices. The rows of a sparse gradient lie one after the other themselves.
 // Operands that lie in that order without gaps need no strides. Complex numbers are pairs: one more
 // dimension.
 void Plan::plan_strides(Task& task, const Entry& entry) {
@@ -120,7 +127,7 @@ void Plan::plan_strides(Task& task, const Entry& entry) {
   std::vector<std::int64_t> dims;
   for (std::int64_t dim = 0; dim < param.dim(); ++dim)
     if (param.size(dim) != 1) dims.push_back(dim);
-  if (entry.rows == nullptr)
+  if (!goes_by_index(entry))
     std::ranges::stable_sort(dims, std::greater{},
                              [&](std::int64_t dim) { return param.stride(dim); });
 

@@ -165,4 +165,22 @@ CASES: tuple[Case, ...] = (
         {"lr": 0.02, "maximize": True, "betas": (0.0, 0.99)},
         extras=(DECAY,),
     ),
+    row(
+        "LARS",
+        {},
+        {"lr": 0.1, "momentum": 0.5, "weight_decay": 0.3, "trust_coefficient": 0.1, "eps": 1e-2},
+        {"lr": 0.5, "maximize": True, "trust_coefficient": 0.02},
+    ),
+    row(
+        "NovoGrad",
+        {},
+        {"lr": 0.1, "betas": (0.7, 0.9), "eps": 1e-2, "weight_decay": 0.3},
+        {"lr": 0.02, "maximize": True, "betas": (0.0, 0.99)},
+    ),
+    row(
+        "LAMB",
+        {},
+        {"lr": 0.1, "betas": (0.7, 0.9), "eps": 1e-2, "weight_decay": 0.3},
+        {"lr": 0.02, "maximize": True, "betas": (0.0, 0.99), "weight_decay": 0.0},
+    ),
 )  # fmt: skip

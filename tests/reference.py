@@ -30,7 +30,7 @@ def transcription(start: Mapping[str, Any], **defaults: Any) -> Callable[[Step1]
     """Gives a transcription its options and states; `start` says what states begin with."""
 
     def wrap(one_step: Step1) -> Any:
-        known = dict(maximize=False, weight_decay=0.0, **defaults)
+        known = {"maximize": False, "weight_decay": 0.0, **defaults}
 
         def step(p: Any, g: Any, state: Any, t: Any, options: Mapping[str, Any]) -> Step:
             assert options.keys() <= known.keys(), f"unknown options: {options.keys() - known}"
@@ -322,3 +322,48 @@ def adopt(p, g, s, t, o):
     m = s.exp_avg.where(is_first, mean(s.exp_avg, scaled, beta1))
     v = (g * g).where(is_first, mean(s.exp_avg_sq, g * g, beta2))
     return p.where(is_first, decayed(p, o) - m * o.lr), dict(exp_avg=m, exp_avg_sq=v)
+
+
+# ---- rates set by the norms of a parameter, which is all that a call is given
+
+
+def trusted(x: Rounded, y: Rounded, ratio: Rounded) -> Rounded:
+    """Returns the ratio, and 1 where one of the norms is zero, as the authors' code."""
+    return ratio.where((x.value != 0) & (y.value != 0), 1)
+
+
+@transcription({"momentum_buffer": 0.0}, lr=1.0, momentum=0.9, trust_coefficient=1e-3, eps=1e-8)
+def lars(p, g, s, t, o):
+    """You et al. 2017, algorithm 1."""
+    norm, grad_norm = p.norm(), g.norm()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        local = norm * o.trust_coefficient / (grad_norm + norm * o.weight_decay + o.eps)
+    rate = trusted(norm, grad_norm, local) * o.lr
+    v = s.momentum_buffer * o.momentum + (g + p * o.weight_decay) * rate
+    return p - v, dict(momentum_buffer=v)
+
+
+@transcription({"exp_avg": 0.0, "exp_avg_sq": 0.0}, lr=1e-2, betas=(0.95, 0.98), eps=1e-8)
+def novograd(p, g, s, t, o):
+    """Ginsburg et al. 2019, algorithm 1; the second moment is a float32."""
+    beta1, beta2 = o.betas
+    norm = g.norm()
+    square = norm * norm
+    v = square.where(np.asarray(t) == 1, mean(s.exp_avg_sq, square, beta2))
+    v = Rounded(single(v.value), v.error + abs(v.value))
+    m = s.exp_avg * beta1 + g / (v.sqrt() + o.eps) + p * o.weight_decay
+    return p - m * o.lr, dict(exp_avg=m, exp_avg_sq=v)
+
+
+@transcription(MOMENTS, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=1e-2)
+def lamb(p, g, s, t, o):
+    """You et al. 2020, algorithm 2."""
+    beta1, beta2 = o.betas
+    m = mean(s.exp_avg, g, beta1)
+    v = mean(s.exp_avg_sq, g * g, beta2)
+    ratio = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + o.eps)
+    u = ratio + p * o.weight_decay
+    norm, length = p.norm(), u.norm()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rate = trusted(norm, length, norm / length) * o.lr
+    return p - u * rate, dict(exp_avg=m, exp_avg_sq=v)

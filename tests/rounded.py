@@ -54,6 +54,12 @@ class Rounded:
         inherited = np.divide(self.error, 2 * root, out=np.zeros_like(root), where=root > 0)
         return Rounded(root, inherited + root)
 
+    def norm(self) -> Rounded:
+        """Returns the norm of all elements, summed in a wider type."""
+        squares = self * self
+        square = np.asarray(np.sum(squares.value))
+        return Rounded(square, np.asarray(np.sum(squares.error)) + square).sqrt()
+
     def maximum(self, other: Any) -> Rounded:
         other = _lifted(other)
         error = np.maximum(self.error, other.error)

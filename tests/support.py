@@ -55,6 +55,11 @@ def betas_for(case: Case, *betas: Any) -> tuple[Any, ...]:
     return betas + betas[-1:] * (count - len(betas))
 
 
+def visible(case: Case, lr: float) -> float:
+    """Returns a rate whose steps are about as long as those of others at `lr`."""
+    return lr / case.ours([torch.zeros(1)]).defaults.get("trust_coefficient", 1.0)
+
+
 def instruction_sets() -> list[str]:
     """Returns those that this machine can run, narrowest first."""
     names = _C.build_info()["instruction_sets"]

@@ -26,6 +26,7 @@ from tests.support import (
     set_grads,
     step_both,
     take_steps,
+    visible,
 )
 
 
@@ -178,7 +179,7 @@ def test_a_model_moved_to_another_dtype_goes_on_in_it(case: Case) -> None:
         model = torch.nn.Linear(5, 3)
         for param in model.parameters():
             param.data.mul_(1e-3)  # so small that 16 bits show every step
-        optimizer = case.ours(model.parameters(), lr=0.1)
+        optimizer = case.ours(model.parameters(), lr=visible(case, 0.1))
         take_steps(optimizer, 2)
         model.to(dtype)  # and its gradients
         before = [p.detach().clone() for p in model.parameters()]

@@ -14,7 +14,7 @@ from onepass import _C
 from onepass.rules import RULES
 from tests.cases import CASES, Case
 from tests.oracle import all_states_on, assert_steps_right, give_states
-from tests.support import assert_same, each_case, params_of, randn, snapshot
+from tests.support import assert_same, each_case, params_of, randn, snapshot, visible
 from tests.unchanged import Findings
 
 DTYPES = (torch.float32, torch.bfloat16, torch.complex64)
@@ -33,7 +33,7 @@ def steps_right(
     for k, param in enumerate(params):
         param.grad = randn(param.shape, dtype, 100 + k).abs().to(dtype) + 0.5
     before = [param.detach().clone() for param in params]
-    optimizer = case.ours(params, lr=0.05, **all_states_on(case))
+    optimizer = case.ours(params, lr=visible(case, 0.05), **all_states_on(case))
     give_states(optimizer)
     for _ in range(steps):
         assert_steps_right(case, optimizer, f"{dtype} {shapes}")

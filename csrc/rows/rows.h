@@ -50,6 +50,37 @@ void coefficients_of(const double* hypers, double step, Number* numbers, Float a
   return arithmetic == Float::kFloat64 ? construct(double{}) : construct(float{});
 }
 
+template <class Rule, unsigned kPresent>
+SumLoop sums_of(Float arithmetic) {
+  constexpr int kStates = std::popcount(kPresent);
+  using Update32 = typename Rule::template Update<float, kPresent>;
+  using Update64 = typename Rule::template Update<double, kPresent>;
+  static constexpr std::array<std::array<SumLoop, kVersions>, 2> table = {
+      Versions<&run_sums<Update32, kStates, Rule::kSquares, float>>::table,
+      Versions<&run_sums<Update64, kStates, Rule::kSquares, double>>::table};
+  return table[arithmetic == Float::kFloat64 ? 1 : 0][instruction_set()];
+}
+
+template <class Rule, unsigned kPresent>
+void finish_coefficients(const double* squares, Number* numbers, Float arithmetic,
+                         Coefficients& out) {
+  const auto finish = [&]<class Real>(Real) {
+    using Update = typename Rule::template Update<Real, kPresent>;
+    std::launder(reinterpret_cast<Update*>(out.bytes))->finish(squares, numbers);
+  };
+  return arithmetic == Float::kFloat64 ? finish(double{}) : finish(float{});
+}
+
+template <class Rule, unsigned kPresent>
+Variant variant_of() {
+  Variant variant{&coefficients_of<Rule, kPresent>, &loop_for<Rule, kPresent>, nullptr, nullptr};
+  if constexpr (Rule::kSquares > 0) {
+    variant.sums = &sums_of<Rule, kPresent>;
+    variant.finish = &finish_coefficients<Rule, kPresent>;
+  }
+  return variant;
+}
+
 template <class Rule>
 constexpr unsigned required_states() {
   unsigned required = 0, bit = 1;
@@ -65,7 +96,7 @@ template <class Rule, unsigned kPresent = 0>
 void fill_variants(Algorithm& row) {
   if constexpr (kPresent < (1u << std::size(Rule::kStates))) {
     if constexpr ((kPresent & required_states<Rule>()) == required_states<Rule>())
-      row.variants[kPresent] = {&coefficients_of<Rule, kPresent>, &loop_for<Rule, kPresent>};
+      row.variants[kPresent] = variant_of<Rule, kPresent>();
     fill_variants<Rule, kPresent + 1>(row);
   }
 }
@@ -73,12 +104,13 @@ void fill_variants(Algorithm& row) {
 template <class Rule>
 Algorithm row_of() {
   static_assert(std::size(Rule::kStates) <= kMaxStates && std::size(Rule::kHypers) <= kMaxHypers);
-  static_assert(std::size(Rule::kNumbers) <= kMaxNumbers);
+  static_assert(std::size(Rule::kNumbers) <= kMaxNumbers && Rule::kSquares <= kMaxSquares);
   Algorithm row{.name = Rule::kName,
                 .no_sparse = Rule::kNoSparse,
                 .no_sparse_decay = Rule::kNoSparseDecay,
                 .is_optimizer = Rule::kIsOptimizer,
                 .counts_steps = Rule::kCountsSteps,
+                .squares = Rule::kSquares,
                 .roles = Rule::kRoles,
                 .numbers = Rule::kNumbers,
                 .states = Rule::kStates};

@@ -30,6 +30,9 @@ struct Rule {
   static constexpr bool kIsOptimizer = true;  // a class of Python steps parameters by it
   static constexpr Roles kRoles{"params", "grads", "the gradient"};
   static constexpr std::span<const State> kNumbers{};  // states that are one number a parameter
+  // Sums of squares over a whole parameter that the coefficients wait for: Update::measure says of
+  // what, Update::finish gets them.
+  static constexpr int kSquares = 0;
   static constexpr bool kCountsSteps = true;  // else t is 1 where the states are new, 2 afterwards
   // Why sparse gradients are refused, always or with weight_decay, in torch's words; null: taken.
   static constexpr const char* kNoSparse = nullptr;
@@ -203,6 +206,11 @@ ONEPASS_FN double l2_if_coupled(const Rule& h) {
 template <class Rule>
 ONEPASS_FN double kept_if_decoupled(const Rule& h) {
   return is_decoupled(h) ? kept(h) : 1.0;
+}
+
+// |x| / |y| of two sums of squares, and 1 where one of them is 0, as in the code of LAMB's authors.
+ONEPASS_FN double trust_ratio(double x_square, double y_square) {
+  return x_square == 0.0 || y_square == 0.0 ? 1.0 : std::sqrt(x_square) / std::sqrt(y_square);
 }
 
 }  // namespace onepass

@@ -10,10 +10,13 @@
 #include "adopt.h"
 #include "asgd.h"
 #include "ema.h"
+#include "lamb.h"
 #include "laprop.h"
+#include "lars.h"
 #include "lion.h"
 #include "momentum.h"
 #include "nadam.h"
+#include "novograd.h"
 #include "radam.h"
 #include "rmsprop.h"
 #include "rprop.h"
@@ -24,7 +27,8 @@ namespace onepass {
 template <class... Rule>
 struct RuleList {};
 
-using Rules = RuleList<SGD, Momentum, Adagrad, RMSprop, Adadelta, Adam, AdamW, Adamax, NAdam, RAdam,
-                       Rprop, ASGD, LaProp, AdaBelief, Adan, Lion, ADOPT, EMA>;
+using Rules =
+    RuleList<SGD, Momentum, Adagrad, RMSprop, Adadelta, Adam, AdamW, Adamax, NAdam, RAdam, Rprop,
+             ASGD, LaProp, AdaBelief, Adan, Lion, ADOPT, LARS, NovoGrad, LAMB, EMA>;
 
 }  // namespace onepass

@@ -185,6 +185,63 @@ void sweep_task(const Task& task, std::int64_t begin, std::int64_t end) {
   }
 }
 
+namespace {
+
+template <class Real>
+constexpr std::int64_t kBlock = std::min<std::int64_t>(kTileBytes / sizeof(Real), kSumSize);
+
+std::int64_t blocks_of(const Task& task) {
+  const std::int64_t block = task.arithmetic == Float::kFloat64 ? kBlock<double> : kBlock<float>;
+  return (task.size + block - 1) / block;
+}
+
+template <class Real>
+void sum_blocks(const Task& task, std::int64_t begin, std::int64_t end, double* sums) {
+  Tile<Real> param, grad, states[kMaxStates];
+  for (std::int64_t block = begin; block < end; ++block) {
+    const std::int64_t first = block * kBlock<Real>;
+    const std::int64_t size = std::min(kBlock<Real>, task.size - first);
+    param.load(task, task.param, first, size);
+    grad.load(task, task.grad, first, size);
+    Stretch stretch{task.update, task.maximize, param.data, grad.data, {}, size};
+    for (int k = 0; k < task.state_count; ++k) {
+      states[k].load(task, task.states[k], first, size);
+      stretch.states[k] = states[k].data;
+    }
+    task.sums(stretch, sums + block * kMaxSquares);
+  }
+}
+
+}  // namespace
+
+void sum_squares(std::span<const Task> tasks, std::vector<double>& partial, double* squares) {
+  std::vector<std::int64_t> ends;
+  ends.reserve(tasks.size());
+  for (const Task& task : tasks) ends.push_back((ends.empty() ? 0 : ends.back()) + blocks_of(task));
+  const std::int64_t total = ends.empty() ? 0 : ends.back();
+  partial.assign(total * kMaxSquares, 0.0);
+  const auto start = [&](std::int64_t k) { return k == 0 ? 0 : ends[k - 1]; };
+  const auto sum_stretch = [&](std::int64_t begin, std::int64_t end) {
+    for_each_piece(ends, begin, end, [&](std::int64_t k, std::int64_t from, std::int64_t to) {
+      double* const sums = partial.data() + start(k) * kMaxSquares;
+      return tasks[k].arithmetic == Float::kFloat64 ? sum_blocks<double>(tasks[k], from, to, sums)
+                                                    : sum_blocks<float>(tasks[k], from, to, sums);
+    });
+  };
+  constexpr std::int64_t kFewBlocks = kParallelThreshold / kSumSize;
+  if (forked || total <= kFewBlocks) {
+    sum_stretch(0, total);
+  } else {
+    at::parallel_for(0, total, kFewBlocks / 2, sum_stretch);
+  }
+  for (std::int64_t k = 0; k < std::ssize(tasks); ++k)
+    for (int sum = 0; sum < kMaxSquares; ++sum) {
+      double& square = squares[k * kMaxSquares + sum] = 0.0;
+      for (std::int64_t block = start(k); block < ends[k]; ++block)
+        square += partial[block * kMaxSquares + sum];
+    }
+}
+
 void sweep(std::span<const Task> tasks, std::span<const std::int64_t> ends) {
   const auto sweep_stretch = [&](std::int64_t begin, std::int64_t end) {
     for_each_piece(ends, begin, end, [&](std::int64_t k, std::int64_t from, std::int64_t to) {

@@ -36,6 +36,7 @@ struct Task {
   const void* update = nullptr;  // the rule's coefficients
   Loop in_place = nullptr;       // the loop over these very types, if there is one
   Loop tiled = nullptr;          // the loop over tiles of the arithmetic type
+  SumLoop sums = nullptr;        // the loop of sums over such tiles, if the rule waits for any
 };
 
 // Sweeps the elements [begin, end) of one task.
@@ -44,6 +45,10 @@ void sweep_task(const Task& task, std::int64_t begin, std::int64_t end);
 // Sweeps all tasks in one parallel region. The bits do not depend on the number of threads.
 // `ends` holds where each task ends on the line of all elements.
 void sweep(std::span<const Task> tasks, std::span<const std::int64_t> ends);
+
+// Sums the squares that tasks wait for, kMaxSquares for each. The order of adding depends on a
+// task's size alone. `partial` is memory to work in.
+void sum_squares(std::span<const Task> tasks, std::vector<double>& partial, double* squares);
 
 // Over this many elements a step lets other Python threads run meanwhile.
 inline constexpr std::int64_t kReleaseThreshold = 1048576;

@@ -56,6 +56,7 @@ class Rule:
 
     name: str
     counts_steps: bool
+    sums: bool  # whether an element's step depends on its whole parameter
     numbers: tuple[State, ...]
     states: tuple[State, ...]
     hypers: tuple[Hyper, ...]
@@ -80,6 +81,7 @@ RULES = {
     row["name"]: Rule(
         row["name"],
         row["counts_steps"],
+        row["sums"],
         _states(row["numbers"]),
         _states(row["states"]),
         tuple(Hyper(**hyper) for hyper in row["hypers"]),

@@ -1,11 +1,12 @@
 """The optimizers: thin classes over those of the same name in ``torch.optim``, a file each."""
 
-from . import recent, relatives
+from . import layerwise, recent, relatives
 from .adadelta import Adadelta
 from .adagrad import Adagrad
 from .adam import Adam, AdamW
 from .adamax import Adamax
 from .asgd import ASGD
+from .layerwise import *  # noqa: F403
 from .momentum import Momentum
 from .nadam import NAdam
 from .radam import RAdam
@@ -29,5 +30,6 @@ __all__ = [
     "RMSprop",
     "Rprop",
 ]
+__all__ += layerwise.__all__
 __all__ += recent.__all__
 __all__ += relatives.__all__
