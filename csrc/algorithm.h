@@ -1,6 +1,7 @@
 // The table of algorithms as the rest of the library sees it: rules.h with the types erased.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <span>
 #include <string>
@@ -31,7 +32,8 @@ inline constexpr int kMixCount = std::size(kMixes);
 inline constexpr int kMixFloat32 = 0;
 inline constexpr int kMixFloat64 = 1;
 
-// An algorithm with a given set of its states present (AMSGrad's maximum or not, and so on).
+// An algorithm with a given set of its states present (AMSGrad's maximum or not, and so on), and
+// its option on or off.
 struct Variant {
   // `numbers` are the state's, and change to those after the step.
   void (*coefficients)(const double* hypers, double step, Number* numbers, Float arithmetic,
@@ -39,7 +41,8 @@ struct Variant {
   Loop (*loop)(int mix);  // for the instruction set in use
   // Of a rule that waits for sums over the parameter; else null.
   SumLoop (*sums)(Float arithmetic);
-  void (*finish)(const double* squares, Number* numbers, Float arithmetic, Coefficients& out);
+  void (*finish)(const double* squares, double size, Number* numbers, Float arithmetic,
+                 Coefficients& out);
 };
 
 struct HyperInfo {
@@ -73,13 +76,21 @@ struct Algorithm {
   const char* no_sparse_decay;  // or only with weight_decay
   bool is_optimizer;
   bool counts_steps;
-  int squares;  // the sums it waits for
   Roles roles;
   std::span<const State> numbers;  // the states that are one number a parameter
   std::span<const State> states;   // and those that are one for each of its elements
   std::vector<HyperInfo> hypers;
+  int option = -1;  // which of them is a flag with loops of its own
   double (*kept_without_gradient)(const double* hypers);  // null where there is no decoupled decay
-  Variant variants[1 << kMaxStates];  // by the set of present states, a bit each
+  // By the set of present states, a bit each, and the option after them.
+  Variant variants[1 << kMaxStates];
+
+  // Whether an element's step depends on its whole parameter, whatever the options.
+  bool always_sums() const {
+    return std::ranges::all_of(variants, [](const Variant& variant) {
+      return variant.loop == nullptr || variant.sums != nullptr;
+    });
+  }
 };
 
 // The table in parts of about the same length, each compiled on its own.

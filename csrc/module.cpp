@@ -68,7 +68,7 @@ py::list rules() {
                              py::arg("scheduled") = hyper.scheduled));
     rows.append(py::dict(py::arg("name") = row.name, py::arg("is_optimizer") = row.is_optimizer,
                          py::arg("counts_steps") = row.counts_steps,
-                         py::arg("sums") = row.squares > 0,
+                         py::arg("sums") = row.always_sums(),
                          py::arg("numbers") = described(row.numbers),
                          py::arg("states") = described(row.states), py::arg("hypers") = hypers));
   }

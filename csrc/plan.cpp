@@ -103,7 +103,8 @@ void Plan::commit() {
     if (tensors.decay_log.sum != nullptr) catch_up(entries_[k]);
     if (entries_[k].rows != nullptr && !entries_[k].rows->keep.empty())
       task.row_keep = entries_[k].rows->keep.data();
-    task.update = &coefficients_for(entries_[k], task.arithmetic, step);
+    entries_[k].coefficients = &coefficients_for(entries_[k], task.arithmetic, step);
+    task.update = entries_[k].coefficients;
     tensors.param->unsafeGetTensorImpl()->bump_version();
     for (int state = 0; state < task.state_count; ++state)
       tensors.states[state]->unsafeGetTensorImpl()->bump_version();
@@ -126,7 +127,7 @@ void Plan::catch_up(const Entry& entry) {
 
 // Nearly always the parameters of a group have taken the same number of steps, and then their
 // numbers are the same too; and many a group is like the one before.
-const Coefficients& Plan::coefficients_for(const Entry& entry, Float arithmetic, double step) {
+Coefficients& Plan::coefficients_for(const Entry& entry, Float arithmetic, double step) {
   const Group& group = groups_[entry.group];
   const std::size_t count = group.algorithm->numbers.size();
   Number numbers[kMaxNumbers] = {};
@@ -134,10 +135,10 @@ const Coefficients& Plan::coefficients_for(const Entry& entry, Float arithmetic,
   const CoefficientKey key{&group, step, arithmetic, {numbers[0], numbers[1]}};
   const bool same = key_.group != nullptr && step == key_.step && arithmetic == key_.arithmetic &&
                     key.numbers == key_.numbers && same_coefficients(group, *key_.group);
-  if (!same || group.algorithm->squares > 0) {  // sums make a parameter's coefficients its own
+  if (!same || group.variant().sums != nullptr) {  // sums make a parameter's coefficients its own
     key_ = key;
-    group.algorithm->variants[group.present].coefficients(group.hypers, step, numbers, arithmetic,
-                                                          coefficients_.emplace_back());
+    group.variant().coefficients(group.hypers, step, numbers, arithmetic,
+                                 coefficients_.emplace_back());
     next_numbers_ = {numbers[0], numbers[1]};
   }
   for (std::size_t k = 0; k < count; ++k) {
@@ -160,30 +161,33 @@ void Plan::hold() {
 // Gives coefficients the sums over their parameters that they wait for.
 void Plan::finish_coefficients(std::size_t first, std::size_t last) {
   const std::span tasks = std::span(tasks_).subspan(first, last - first);
+  const auto waits = [](const Task& task) { return task.sums != nullptr; };
+  if (std::ranges::none_of(tasks, waits)) return;
   squares_.resize(tasks.size() * kMaxSquares);
   sum_squares(tasks, partial_squares_, squares_.data());
   for (std::size_t k = first; k < last; ++k) {
+    if (!waits(tasks_[k])) continue;
     const Group& group = groups_[entries_[k].group];
     const Tensors& tensors = entries_[k].tensors;
     Number numbers[kMaxNumbers] = {};
     const std::size_t count = group.algorithm->numbers.size();
     for (std::size_t n = 0; n < count; ++n) numbers[n] = read_number(*tensors.numbers[n]);
-    group.algorithm->variants[group.present].finish(&squares_[(k - first) * kMaxSquares], numbers,
-                                                    tasks_[k].arithmetic, coefficients_[k]);
+    group.variant().finish(&squares_[(k - first) * kMaxSquares],
+                           static_cast<double>(tasks_[k].size), numbers, tasks_[k].arithmetic,
+                           *entries_[k].coefficients);
     for (std::size_t n = 0; n < count; ++n) write_number(*tensors.numbers[n], numbers[n].value);
   }
 }
 
 void Plan::sweep() {
   if (entries_.empty()) return;
-  const Algorithm& algorithm = *groups_.front().algorithm;
-  RECORD_FUNCTION(std::string("onepass::") + algorithm.name, {});
+  RECORD_FUNCTION(std::string("onepass::") + groups_.front().algorithm->name, {});
   if (!in_order_) {
-    if (algorithm.squares > 0) finish_coefficients(0, tasks_.size());
+    finish_coefficients(0, tasks_.size());
     return onepass::sweep(tasks_, ends_);
   }
   for (std::size_t k = 0; k < tasks_.size(); ++k) {
-    if (algorithm.squares > 0) finish_coefficients(k, k + 1);
+    finish_coefficients(k, k + 1);
     sweep_task(tasks_[k], 0, tasks_[k].size);
   }
 }

@@ -34,6 +34,13 @@ struct Group {
   int state_count = 0;
   const char* state_names[kMaxStates] = {};
 
+  const Variant& variant() const { return algorithm->variants[variant_index()]; }
+  unsigned variant_index() const {
+    const int option = algorithm->option;
+    const bool is_on = option >= 0 && hypers[option] != 0.0;
+    return present | static_cast<unsigned>(is_on) << algorithm->states.size();
+  }
+
   // Adds the algorithm's state of that number.
   void add_state(std::size_t k) {
     present |= 1u << k;
@@ -81,6 +88,7 @@ class Plan {
     int group, index;
     float* count = nullptr;  // of a usual step tensor
     Rows* rows = nullptr;    // of a sparse gradient
+    Coefficients* coefficients = nullptr;
   };
   using Spans = std::array<Span, kMaxOperands>;  // parameter, gradient, states
   // What a task was made from; `usual` says that spans, type and group are all there is to it.
@@ -105,7 +113,7 @@ class Plan {
   void choose_loops(std::size_t k);
   void make_task(std::size_t k, const Spans& spans, bool usual);
   void plan_strides(Task& task, const Entry& entry);
-  const Coefficients& coefficients_for(const Entry& entry, Float arithmetic, double step);
+  Coefficients& coefficients_for(const Entry& entry, Float arithmetic, double step);
   void lay_end_to_end();
   void find_shared_memory();
   bool gradient_shares_memory(std::size_t k);

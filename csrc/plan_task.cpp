@@ -104,7 +104,7 @@ void Plan::choose_loops(std::size_t k) {
     task.sums = tasks_[k - 1].sums;
     return;
   }
-  const Variant& variant = group.algorithm->variants[group.present];
+  const Variant& variant = group.variant();
   task.arithmetic = arithmetic_of(task);
   task.in_place = in_place_loop(task, variant);
   if (variant.sums != nullptr) task.sums = variant.sums(task.arithmetic);
@@ -114,7 +114,7 @@ void Plan::choose_loops(std::size_t k) {
 // Rows of a sparse gradient lie in the order of the indices, and sums must not depend on the
 // layout.
 bool Plan::goes_by_index(const Entry& entry) const {
-  return entry.rows != nullptr || groups_[entry.group].algorithm->squares > 0;
+  return entry.rows != nullptr || groups_[entry.group].variant().sums != nullptr;
 }
 
 // The order of the sweep is the parameter's order in memory, its dimensions by falling stride, or

@@ -11,7 +11,8 @@ namespace {
 
 // Whether tasks of the two groups are made alike.
 bool same_tasks(const Group& a, const Group& b) {
-  return a.algorithm == b.algorithm && a.present == b.present && a.maximize == b.maximize;
+  return a.algorithm == b.algorithm && a.variant_index() == b.variant_index() &&
+         a.maximize == b.maximize;
 }
 
 // Raises if two of a parameter's tensors have an element in common: the loops take them for
@@ -179,6 +180,8 @@ void Plan::check_sparse_gradient(Entry& entry, const Subject& subject) {
                 row.no_sparse_decay);
   TORCH_CHECK(grad_scale_ == 0.0, subject.text(), " is sparse, which a step under GradScaler with ",
               "fused=True does not take; leave fused=True out");
+  TORCH_CHECK(group.variant().sums == nullptr, subject.text(),
+              " is sparse, but cautious steps take ", "dense gradients; call .to_dense()");
   const at::Tensor grad(*entry.tensors.grad);
   entry.rows = &rows_.emplace_back(rows_of(grad, *entry.tensors.param, subject));
   entry.tensors.grad = &entry.rows->values;

@@ -40,6 +40,7 @@ EPS_ROOT = (
     {"eps": 0.0, "eps_root": 1e-8},
     {"eps_root": 1e-2, "lr": 0.1, "weight_decay": 0.1},
 )
+CAUTIOUS = {"cautious": True, "lr": 0.1, "weight_decay": 0.1}
 DECAY = {"decouple_lr": True, "weight_decay": 1e-3, "lr": 0.1}
 COUPLED_DECAY = {**DECAY, "decoupled_weight_decay": True}
 
@@ -93,9 +94,9 @@ CASES: tuple[Case, ...] = (
         "Adam",
         *ADAM,
         COUPLED,
-        extras=EPS_ROOT,
+        extras=(*EPS_ROOT, CAUTIOUS),
     ),
-    row("AdamW", *ADAM, extras=(*EPS_ROOT, DECAY)),
+    row("AdamW", *ADAM, extras=(*EPS_ROOT, DECAY, CAUTIOUS)),
     row(
         "Adamax",
         {},
@@ -156,7 +157,7 @@ CASES: tuple[Case, ...] = (
         {},
         {"lr": 0.1, "betas": (0.7, 0.9), "weight_decay": 0.3},
         {"lr": 0.02, "maximize": True},
-        extras=(DECAY,),
+        extras=(DECAY, CAUTIOUS),
     ),
     row(
         "ADOPT",

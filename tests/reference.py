@@ -84,6 +84,14 @@ def single(x: Any) -> Any:
     return np.asarray(x).astype(np.float32).astype(np.result_type(np.float64, x))
 
 
+def masked(step: Rounded, direction: Rounded, g: Rounded, o: SimpleNamespace) -> Rounded:
+    """Liang et al. 2024, algorithm 1; the mask's mean is at least 1e-3, as the authors' code."""
+    if not o.cautious:
+        return step
+    mask = np.sign(direction.value) * np.sign(g.value) > 0
+    return step.where(mask, 0) * (1 / max(float(np.mean(mask)) if mask.size else 1.0, 1e-3))
+
+
 # What decoupled decay asks for; an initial_lr of None is lr, as before a scheduler has changed it.
 DECAY: dict[str, Any] = dict(decouple_lr=False, initial_lr=None)
 COUPLED: dict[str, Any] = dict(decoupled_weight_decay=False, **DECAY)
@@ -92,7 +100,7 @@ MOMENTS = dict(exp_avg=0.0, exp_avg_sq=0.0)
 
 @transcription(
     {**MOMENTS, "max_exp_avg_sq": 0.0},
-    lr=1e-3, betas=(0.9, 0.999), eps=1e-8, amsgrad=False, eps_root=0.0, **COUPLED,
+    lr=1e-3, betas=(0.9, 0.999), eps=1e-8, amsgrad=False, eps_root=0.0, cautious=False, **COUPLED,
 )  # fmt: skip
 def adam(p, g, s, t, o):
     """Kingma and Ba 2015, algorithm 1; with amsgrad: Reddi et al. 2018, algorithm 2.
@@ -109,7 +117,7 @@ def adam(p, g, s, t, o):
         v = state["max_exp_avg_sq"] = s.max_exp_avg_sq.maximum(v)
     v_hat = (v + o.eps_root * (1 - beta2**t)) / (1 - beta2**t)
     step = m * (o.lr / (1 - beta1**t)) / (v_hat.sqrt() + o.eps)
-    return decayed(p, o) - step, state
+    return decayed(p, o) - masked(step, m, g, o), state
 
 
 def adamw(p: Any, g: Any, state: Mapping[str, Any], t: Any, options: Mapping[str, Any]) -> Step:
@@ -264,12 +272,13 @@ def asgd(p, g, s, t, o):
     return p, dict(ax=ax, eta=coefficient(next_eta), mu=coefficient(next_mu))
 
 
-@transcription({"exp_avg": 0.0}, lr=1e-4, betas=(0.9, 0.99), **DECAY)
+@transcription({"exp_avg": 0.0}, lr=1e-4, betas=(0.9, 0.99), cautious=False, **DECAY)
 def lion(p, g, s, t, o):
     """Chen et al. 2023, algorithm 2."""
     beta1, beta2 = o.betas
     direction = mean(s.exp_avg, g, beta1).sign()
-    return decayed(p, o) - direction * o.lr, dict(exp_avg=mean(s.exp_avg, g, beta2))
+    step = masked(direction * o.lr, direction, g, o)
+    return decayed(p, o) - step, dict(exp_avg=mean(s.exp_avg, g, beta2))
 
 
 @transcription(MOMENTS, lr=4e-4, betas=(0.9, 0.999), eps=1e-15, eps_root=0.0, **DECAY)

@@ -26,7 +26,12 @@ REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 COMPLEX = (torch.complex64, torch.complex128)
 STATE_DTYPES = (None, *REAL)
 SHAPES = ((5, 7), (), (33,), (0,), (2, 3, 4))
-EXTRA_KEYS = {"eps_root", "decouple_lr", "state_dtype"}  # of a group, that torch does not know
+EXTRA_KEYS = {
+    "eps_root",
+    "decouple_lr",
+    "cautious",
+    "state_dtype",
+}  # of a group, that torch does not know
 
 SPARSE_CASES = tuple(
     case for case in CASES if str(case) in ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW")

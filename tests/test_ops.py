@@ -27,25 +27,26 @@ SCHEMAS = {
     "decoupled_weight_decay=False, bool decouple_lr=False, bool maximize=False, Tensor? "
     "found_inf=None) -> ()",
     "adagrad": "onepass::adagrad_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] sums, "
-    "Tensor(c!)[] state_steps, *, Tensor lr, float lr_decay, Tensor weight_decay, float eps, "
-    "float eps_root=0., float initial_accumulator_value=0., bool maximize=False, Tensor? "
-    "found_inf=None) -> ()",
+    "Tensor(c!)[] state_steps, *, Tensor lr, float lr_decay, Tensor weight_decay, float eps, float "
+    "eps_root=0., float initial_accumulator_value=0., bool maximize=False, Tensor? found_inf=None) "
+    "-> ()",
     "rmsprop": "onepass::rmsprop_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] square_avgs, "
     "Tensor(c!)[] momentum_buffers, Tensor(d!)[] grad_avgs, Tensor(e!)[] state_steps, *, Tensor "
     "lr, float alpha, float eps, Tensor weight_decay, Tensor momentum, float eps_root=0., bool "
     "maximize=False, Tensor? found_inf=None) -> ()",
-    "adadelta": "onepass::adadelta_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] "
-    "square_avgs, Tensor(c!)[] acc_deltas, Tensor(d!)[] state_steps, *, Tensor lr, float rho, "
-    "float eps, Tensor weight_decay, bool maximize=False, Tensor? found_inf=None) -> ()",
+    "adadelta": "onepass::adadelta_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] square_avgs, "
+    "Tensor(c!)[] acc_deltas, Tensor(d!)[] state_steps, *, Tensor lr, float rho, float eps, Tensor "
+    "weight_decay, bool maximize=False, Tensor? found_inf=None) -> ()",
     "adam": "onepass::adam_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, "
     "Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] max_exp_avg_sqs, Tensor(e!)[] state_steps, *, Tensor "
     "lr, Tensor beta1, Tensor beta2, float eps, Tensor weight_decay, float eps_root=0., Tensor? "
-    "initial_lr=None, bool decouple_lr=False, bool decoupled_weight_decay=False, bool "
-    "maximize=False, Tensor? found_inf=None) -> ()",
+    "initial_lr=None, bool decouple_lr=False, bool cautious=False, bool "
+    "decoupled_weight_decay=False, bool maximize=False, Tensor? found_inf=None) -> ()",
     "adamw": "onepass::adamw_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, "
     "Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] max_exp_avg_sqs, Tensor(e!)[] state_steps, *, Tensor "
     "lr, Tensor beta1, Tensor beta2, float eps, Tensor weight_decay, float eps_root=0., Tensor? "
-    "initial_lr=None, bool decouple_lr=False, bool maximize=False, Tensor? found_inf=None) -> ()",
+    "initial_lr=None, bool decouple_lr=False, bool cautious=False, bool maximize=False, Tensor? "
+    "found_inf=None) -> ()",
     "adamax": "onepass::adamax_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, "
     "Tensor(c!)[] exp_infs, Tensor(d!)[] state_steps, *, Tensor lr, Tensor beta1, Tensor beta2, "
     "float eps, Tensor weight_decay, bool maximize=False, Tensor? found_inf=None) -> ()",
@@ -55,8 +56,8 @@ SCHEMAS = {
     "eps_root=0., Tensor? initial_lr=None, bool decouple_lr=False, bool "
     "decoupled_weight_decay=False, bool maximize=False, Tensor? found_inf=None) -> ()",
     "radam": "onepass::radam_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, "
-    "Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] state_steps, *, Tensor lr, Tensor beta1, Tensor "
-    "beta2, float eps, Tensor weight_decay, float eps_root=0., Tensor? initial_lr=None, bool "
+    "Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] state_steps, *, Tensor lr, Tensor beta1, Tensor beta2, "
+    "float eps, Tensor weight_decay, float eps_root=0., Tensor? initial_lr=None, bool "
     "decouple_lr=False, bool decoupled_weight_decay=False, bool maximize=False, Tensor? "
     "found_inf=None) -> ()",
     "rprop": "onepass::rprop_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] prevs, "
@@ -68,8 +69,8 @@ SCHEMAS = {
     "float t0, Tensor weight_decay, bool maximize=False, Tensor? found_inf=None) -> ()",
     "lion": "onepass::lion_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, "
     "Tensor(c!)[] state_steps, *, Tensor lr, Tensor beta1, Tensor beta2, Tensor weight_decay, "
-    "Tensor? initial_lr=None, bool decouple_lr=False, bool maximize=False, Tensor? "
-    "found_inf=None) -> ()",
+    "Tensor? initial_lr=None, bool decouple_lr=False, bool cautious=False, bool maximize=False, "
+    "Tensor? found_inf=None) -> ()",
 }
 
 

@@ -14,8 +14,13 @@
 namespace onepass {
 
 template <class Rule, unsigned kPresent>
+constexpr int states_of() {
+  return std::popcount(kPresent & ((1u << std::size(Rule::kStates)) - 1));
+}
+
+template <class Rule, unsigned kPresent>
 Loop loop_for(int mix) {
-  constexpr int kStates = std::popcount(kPresent);
+  constexpr int kStates = states_of<Rule, kPresent>();
   using Update32 = typename Rule::template Update<float, kPresent>;
   using Update64 = typename Rule::template Update<double, kPresent>;
   static constexpr std::array<std::array<Loop, kVersions>, kMixCount> table = {
@@ -52,21 +57,23 @@ void coefficients_of(const double* hypers, double step, Number* numbers, Float a
 
 template <class Rule, unsigned kPresent>
 SumLoop sums_of(Float arithmetic) {
-  constexpr int kStates = std::popcount(kPresent);
+  constexpr int kStates = states_of<Rule, kPresent>();
+  constexpr int kSquares = Rule::squares(kPresent);
+  static_assert(kSquares <= kMaxSquares);
   using Update32 = typename Rule::template Update<float, kPresent>;
   using Update64 = typename Rule::template Update<double, kPresent>;
   static constexpr std::array<std::array<SumLoop, kVersions>, 2> table = {
-      Versions<&run_sums<Update32, kStates, Rule::kSquares, float>>::table,
-      Versions<&run_sums<Update64, kStates, Rule::kSquares, double>>::table};
+      Versions<&run_sums<Update32, kStates, kSquares, float>>::table,
+      Versions<&run_sums<Update64, kStates, kSquares, double>>::table};
   return table[arithmetic == Float::kFloat64 ? 1 : 0][instruction_set()];
 }
 
 template <class Rule, unsigned kPresent>
-void finish_coefficients(const double* squares, Number* numbers, Float arithmetic,
+void finish_coefficients(const double* squares, double size, Number* numbers, Float arithmetic,
                          Coefficients& out) {
   const auto finish = [&]<class Real>(Real) {
     using Update = typename Rule::template Update<Real, kPresent>;
-    std::launder(reinterpret_cast<Update*>(out.bytes))->finish(squares, numbers);
+    std::launder(reinterpret_cast<Update*>(out.bytes))->finish(squares, size, numbers);
   };
   return arithmetic == Float::kFloat64 ? finish(double{}) : finish(float{});
 }
@@ -74,7 +81,7 @@ void finish_coefficients(const double* squares, Number* numbers, Float arithmeti
 template <class Rule, unsigned kPresent>
 Variant variant_of() {
   Variant variant{&coefficients_of<Rule, kPresent>, &loop_for<Rule, kPresent>, nullptr, nullptr};
-  if constexpr (Rule::kSquares > 0) {
+  if constexpr (Rule::squares(kPresent) > 0) {
     variant.sums = &sums_of<Rule, kPresent>;
     variant.finish = &finish_coefficients<Rule, kPresent>;
   }
@@ -91,10 +98,13 @@ constexpr unsigned required_states() {
   return required;
 }
 
-// Instantiates the loops for every set of states that holds the required ones.
+// Instantiates the loops for every set of states that holds the required ones, the option on or
+// off.
 template <class Rule, unsigned kPresent = 0>
 void fill_variants(Algorithm& row) {
-  if constexpr (kPresent < (1u << std::size(Rule::kStates))) {
+  constexpr unsigned kBits = std::size(Rule::kStates) + (Rule::kOption.empty() ? 0 : 1);
+  static_assert(kBits <= kMaxStates);
+  if constexpr (kPresent < (1u << kBits)) {
     if constexpr ((kPresent & required_states<Rule>()) == required_states<Rule>())
       row.variants[kPresent] = variant_of<Rule, kPresent>();
     fill_variants<Rule, kPresent + 1>(row);
@@ -103,14 +113,12 @@ void fill_variants(Algorithm& row) {
 
 template <class Rule>
 Algorithm row_of() {
-  static_assert(std::size(Rule::kStates) <= kMaxStates && std::size(Rule::kHypers) <= kMaxHypers);
-  static_assert(std::size(Rule::kNumbers) <= kMaxNumbers && Rule::kSquares <= kMaxSquares);
+  static_assert(std::size(Rule::kHypers) <= kMaxHypers && std::size(Rule::kNumbers) <= kMaxNumbers);
   Algorithm row{.name = Rule::kName,
                 .no_sparse = Rule::kNoSparse,
                 .no_sparse_decay = Rule::kNoSparseDecay,
                 .is_optimizer = Rule::kIsOptimizer,
                 .counts_steps = Rule::kCountsSteps,
-                .squares = Rule::kSquares,
                 .roles = Rule::kRoles,
                 .numbers = Rule::kNumbers,
                 .states = Rule::kStates};
@@ -119,6 +127,7 @@ Algorithm row_of() {
       return rule_with<Rule>(hypers).kept_without_gradient();
     };
   for (const auto& hyper : Rule::kHypers) {
+    if (Rule::kOption == hyper.name) row.option = static_cast<int>(row.hypers.size());
     const auto [smallest, largest] = interval_of(hyper.range);
     const auto count = std::ranges::count(Rule::kHypers, std::string_view(hyper.key),
                                           [](const auto& other) { return other.key; });

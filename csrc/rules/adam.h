@@ -11,7 +11,7 @@ namespace onepass {
 
 struct Adam : Rule {
   double lr, beta1, beta2, eps, weight_decay, eps_root, initial_lr;
-  double decouple_lr, decoupled_weight_decay = 0.0;
+  double decouple_lr, cautious, decoupled_weight_decay = 0.0;
 
   static constexpr const char* kName = "adam";
   static constexpr State kStates[] = {{"exp_avg"}, {"exp_avg_sq"}, {"max_exp_avg_sq", "amsgrad"}};
@@ -24,13 +24,16 @@ struct Adam : Rule {
       hyper::eps_root(&Adam::eps_root),
       hyper::initial_lr(&Adam::initial_lr),
       hyper::flag("decouple_lr", &Adam::decouple_lr),
+      hyper::flag("cautious", &Adam::cautious),
       hyper::flag("decoupled_weight_decay", &Adam::decoupled_weight_decay),
   };
 
   // What a step keeps of rows that a sparse gradient has no values for.
   double kept_without_gradient() const { return kept_if_decoupled(*this); }
 
-  static constexpr unsigned kAmsgrad = 0b111;  // all three states are present
+  static constexpr std::string_view kOption = "cautious";
+  static constexpr unsigned kAmsgrad = 0b100, kCautious = 0b1000;
+  static constexpr int squares(unsigned present) { return (present & kCautious) != 0 ? 1 : 0; }
 
   template <class Real, unsigned kPresent>
   struct Update {
@@ -56,10 +59,20 @@ struct Adam : Rule {
       m = lerp(m, g, one_minus_beta1);          // m_t
       v = beta2 * v + one_minus_beta2 * g * g;  // v_t
       Real v_used = v;
-      if constexpr (kPresent == kAmsgrad)
+      if constexpr ((kPresent & kAmsgrad) != 0)
         v_used = states[2] = maximum(states[2], v);  // vhat_t of AMSGrad
       const Real denominator = std::sqrt(v_used + eps_root) * v_scale + eps;
+      if constexpr ((kPresent & kCautious) != 0)
+        return p * keep - (agree(m, g) ? step_size * m / denominator : Real(0));
       return p * keep - step_size * m / denominator;  // theta_t
+    }
+
+    ONEPASS_FN void measure(Real p, Real g, Real* states, Real* terms) const {
+      g = with_l2(g, l2, p);
+      terms[0] = Real(agree(lerp(states[0], g, one_minus_beta1), g));
+    }
+    void finish(const double* squares, double size, Number* /*numbers*/) {
+      step_size *= Real(cautious_scale(squares[0], size));
     }
   };
 };

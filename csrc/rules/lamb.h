@@ -10,7 +10,7 @@ struct LAMB : Rule {
 
   static constexpr const char* kName = "lamb";
   static constexpr const char* kNoSparse = "LAMB does not support sparse gradients";
-  static constexpr int kSquares = 2;
+  static constexpr int squares(unsigned /*present*/) { return 2; }
   static constexpr State kStates[] = {{"exp_avg"}, {"exp_avg_sq"}};
   static constexpr Hyper<LAMB> kHypers[] = {
       hyper::lr(&LAMB::lr),
@@ -48,7 +48,7 @@ struct LAMB : Rule {
       terms[1] = direction(p, g, states);
     }
 
-    void finish(const double* squares, Number* /*numbers*/) {
+    void finish(const double* squares, double /*size*/, Number* /*numbers*/) {
       step_size = Real(lr * trust_ratio(squares[0], squares[1]));
     }
 

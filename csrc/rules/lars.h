@@ -10,7 +10,7 @@ struct LARS : Rule {
 
   static constexpr const char* kName = "lars";
   static constexpr const char* kNoSparse = "LARS does not support sparse gradients";
-  static constexpr int kSquares = 2;
+  static constexpr int squares(unsigned /*present*/) { return 2; }
   static constexpr bool kCountsSteps = false;
   static constexpr State kStates[] = {{"momentum_buffer"}};
   static constexpr Hyper<LARS> kHypers[] = {
@@ -41,7 +41,7 @@ struct LARS : Rule {
     }
 
     // Deviation: where one of the norms is 0 the rate is lr, as in the authors' code.
-    void finish(const double* squares, Number* /*numbers*/) {
+    void finish(const double* squares, double /*size*/, Number* /*numbers*/) {
       const double w = std::sqrt(squares[0]), g = std::sqrt(squares[1]);
       const double local = trust_coefficient * w / (g + decay * w + eps);  // lambda_l
       local_lr = Real(lr * (w == 0.0 || g == 0.0 ? 1.0 : local));

@@ -6,7 +6,7 @@
 namespace onepass {
 
 struct Lion : Rule {
-  double lr, beta1, beta2, weight_decay, initial_lr, decouple_lr;
+  double lr, beta1, beta2, weight_decay, initial_lr, decouple_lr, cautious;
 
   static constexpr const char* kName = "lion";
   static constexpr const char* kNoSparse = "Lion does not support sparse gradients";
@@ -18,7 +18,11 @@ struct Lion : Rule {
       hyper::weight_decay(&Lion::weight_decay),
       hyper::initial_lr(&Lion::initial_lr),
       hyper::flag("decouple_lr", &Lion::decouple_lr),
+      hyper::flag("cautious", &Lion::cautious),
   };
+  static constexpr std::string_view kOption = "cautious";
+  static constexpr unsigned kCautious = 0b10;
+  static constexpr int squares(unsigned present) { return (present & kCautious) != 0 ? 1 : 0; }
 
   template <class Real, unsigned kPresent>
   struct Update {
@@ -31,7 +35,16 @@ struct Lion : Rule {
       Real& m = states[0];
       const Real direction = sign(lerp(m, g, one_minus_beta1));  // c_t
       m = lerp(m, g, one_minus_beta2);                           // m_t
+      if constexpr ((kPresent & kCautious) != 0)
+        return p * keep - (agree(direction, g) ? lr * direction : Real(0));
       return p * keep - lr * direction;
+    }
+
+    ONEPASS_FN void measure(Real /*p*/, Real g, Real* states, Real* terms) const {
+      terms[0] = Real(agree(lerp(states[0], g, one_minus_beta1), g));
+    }
+    void finish(const double* squares, double size, Number* /*numbers*/) {
+      lr *= Real(cautious_scale(squares[0], size));
     }
   };
 };

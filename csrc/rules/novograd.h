@@ -10,7 +10,7 @@ struct NovoGrad : Rule {
 
   static constexpr const char* kName = "novograd";
   static constexpr const char* kNoSparse = "NovoGrad does not support sparse gradients";
-  static constexpr int kSquares = 1;
+  static constexpr int squares(unsigned /*present*/) { return 1; }
   static constexpr State kStates[] = {{"exp_avg"}};
   static constexpr State kNumbers[] = {{"exp_avg_sq"}};
   static constexpr Hyper<NovoGrad> kHypers[] = {
@@ -37,7 +37,7 @@ struct NovoGrad : Rule {
       terms[0] = g;
     }
 
-    void finish(const double* squares, Number* numbers) {
+    void finish(const double* squares, double /*size*/, Number* numbers) {
       Number& v = numbers[0];
       v.set(kept_of_v * v.value + (1.0 - kept_of_v) * squares[0]);  // v_t
       norm_scale = Real(1.0 / (std::sqrt(v.value) + eps_beside_root));

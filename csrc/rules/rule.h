@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <span>
+#include <string_view>
 
 #include "../portable.h"
 
@@ -30,9 +31,11 @@ struct Rule {
   static constexpr bool kIsOptimizer = true;  // a class of Python steps parameters by it
   static constexpr Roles kRoles{"params", "grads", "the gradient"};
   static constexpr std::span<const State> kNumbers{};  // states that are one number a parameter
-  // Sums of squares over a whole parameter that the coefficients wait for: Update::measure says of
-  // what, Update::finish gets them.
-  static constexpr int kSquares = 0;
+  // A flag of the group that makes another loop of the rule; its bit comes after those of kStates.
+  static constexpr std::string_view kOption = "";
+  // How many sums of squares over a whole parameter the coefficients wait for: Update::measure says
+  // of what, Update::finish gets them and the number of elements.
+  static constexpr int squares(unsigned /*present*/) { return 0; }
   static constexpr bool kCountsSteps = true;  // else t is 1 where the states are new, 2 afterwards
   // Why sparse gradients are refused, always or with weight_decay, in torch's words; null: taken.
   static constexpr const char* kNoSparse = nullptr;
@@ -206,6 +209,18 @@ ONEPASS_FN double l2_if_coupled(const Rule& h) {
 template <class Rule>
 ONEPASS_FN double kept_if_decoupled(const Rule& h) {
   return is_decoupled(h) ? kept(h) : 1.0;
+}
+
+// Cautious steps (Liang et al. 2024, algorithm 1): an element whose step would go against its
+// gradient rests, and the others go further, so that the mean step stays. The least share is that
+// of the authors' code.
+template <class Real>
+ONEPASS_FN bool agree(Real direction, Real g) {
+  return sign(direction) * sign(g) > Real(0);
+}
+ONEPASS_FN double cautious_scale(double agreeing, double size) {
+  const double share = agreeing / size;
+  return 1.0 / (share < 1e-3 ? 1e-3 : share);
 }
 
 // |x| / |y| of two sums of squares, and 1 where one of them is 0, as in the code of LAMB's authors.

@@ -191,6 +191,7 @@ template <class Real>
 constexpr std::int64_t kBlock = std::min<std::int64_t>(kTileBytes / sizeof(Real), kSumSize);
 
 std::int64_t blocks_of(const Task& task) {
+  if (task.sums == nullptr) return 0;
   const std::int64_t block = task.arithmetic == Float::kFloat64 ? kBlock<double> : kBlock<float>;
   return (task.size + block - 1) / block;
 }

@@ -26,7 +26,7 @@ from .state import (
 )
 
 # Options of ours that torch's classes do not have.
-_OURS = ("eps_root", "decouple_lr", "state_dtype")
+_OURS = ("eps_root", "decouple_lr", "cautious", "state_dtype")
 
 
 def options_of(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,8 @@ class Adam(OnePass, torch.optim.Adam):
         eps_root: added to vhat inside the root, >= 0 (0).
         decouple_lr: decoupled decay by weight_decay lr / initial_lr, so that it does not depend on
             the size of lr but follows its schedule (False).
+        cautious: let elements rest whose step would go against their gradient, and the others go
+            further, so that the mean step stays; dense gradients only (False).
         state_dtype: dtype of the moments: float32, float64, bfloat16 or float16; None is the
             parameter's own, and float32 for float16 parameters (None).
 
@@ -53,12 +55,13 @@ class Adam(OnePass, torch.optim.Adam):
         the default where weight decay does not matter.
 
     Source:
-        Kingma and Ba 2015, algorithm 1; AMSGrad: Reddi et al. 2018, algorithm 2.
+        Kingma and Ba 2015, algorithm 1; AMSGrad: Reddi et al. 2018, algorithm 2; cautious: Liang et
+        al. 2024, algorithm 1.
 
     Differs from torch.optim.Adam in:
-        the keyword-only eps_root, decouple_lr and state_dtype; float32 moments for float16
-        parameters; infinite hyper-parameters are refused; float32 arithmetic for bfloat16 and
-        float16, rounded once at the end of the step; sparse gradients are taken: rows without
+        the keyword-only eps_root, decouple_lr, cautious and state_dtype; float32 moments for
+        float16 parameters; infinite hyper-parameters are refused; float32 arithmetic for bfloat16
+        and float16, rounded once at the end of the step; sparse gradients are taken: rows without
         values stay where they are, and decoupled decay reaches them later (catch_up).
 
     Example:
@@ -90,10 +93,13 @@ class Adam(OnePass, torch.optim.Adam):
         decoupled_weight_decay: bool = False,
         eps_root: float = 0.0,
         decouple_lr: bool = False,
+        cautious: bool = False,
         state_dtype: torch.dtype | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
-        self._extras = dict(eps_root=eps_root, decouple_lr=decouple_lr, state_dtype=state_dtype)
+        self._extras = dict(
+            eps_root=eps_root, decouple_lr=decouple_lr, cautious=cautious, state_dtype=state_dtype
+        )
         super().__init__(
             params, lr, betas, eps, weight_decay, amsgrad,
             foreach=foreach, maximize=maximize, capturable=capturable,
@@ -128,6 +134,8 @@ class AdamW(OnePass, torch.optim.AdamW):
         eps_root: added to vhat inside the root, >= 0 (0).
         decouple_lr: decay by weight_decay lr / initial_lr, so that it does not depend on the size
             of lr but follows its schedule (False).
+        cautious: let elements rest whose step would go against their gradient, and the others go
+            further, so that the mean step stays; dense gradients only (False).
         state_dtype: dtype of the moments: float32, float64, bfloat16 or float16; None is the
             parameter's own, and float32 for float16 parameters (None).
 
@@ -145,12 +153,13 @@ class AdamW(OnePass, torch.optim.AdamW):
         the default for transformers and most else, with weight decay.
 
     Source:
-        Loshchilov and Hutter 2019, algorithm 2; AMSGrad: Reddi et al. 2018, algorithm 2.
+        Loshchilov and Hutter 2019, algorithm 2; AMSGrad: Reddi et al. 2018, algorithm 2; cautious:
+        Liang et al. 2024, algorithm 1.
 
     Differs from torch.optim.AdamW in:
-        the keyword-only eps_root, decouple_lr and state_dtype; float32 moments for float16
-        parameters; infinite hyper-parameters are refused; float32 arithmetic for bfloat16 and
-        float16, rounded once at the end of the step; sparse gradients are taken: rows without
+        the keyword-only eps_root, decouple_lr, cautious and state_dtype; float32 moments for
+        float16 parameters; infinite hyper-parameters are refused; float32 arithmetic for bfloat16
+        and float16, rounded once at the end of the step; sparse gradients are taken: rows without
         values stay where they are, and decay reaches them later (catch_up).
 
     Example:
@@ -181,10 +190,13 @@ class AdamW(OnePass, torch.optim.AdamW):
         fused: bool | None = None,
         eps_root: float = 0.0,
         decouple_lr: bool = False,
+        cautious: bool = False,
         state_dtype: torch.dtype | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
-        self._extras = dict(eps_root=eps_root, decouple_lr=decouple_lr, state_dtype=state_dtype)
+        self._extras = dict(
+            eps_root=eps_root, decouple_lr=decouple_lr, cautious=cautious, state_dtype=state_dtype
+        )
         super().__init__(
             params, lr, betas, eps, weight_decay, amsgrad,
             maximize=maximize, foreach=foreach, capturable=capturable,

@@ -100,6 +100,8 @@ class Lion(OnePass):
         maximize: climb instead of descend (False).
         decouple_lr: decay by weight_decay lr / initial_lr, so that it does not depend on the size
             of lr but follows its schedule (False).
+        cautious: let elements rest whose step would go against their gradient, and the others go
+            further, so that the mean step stays; dense gradients only (False).
         state_dtype: dtype of the mean: float32, float64, bfloat16 or float16; None is the
             parameter's own, and float32 for float16 parameters (None).
 
@@ -115,7 +117,7 @@ class Lion(OnePass):
         half of Adam's memory; large batches, with a smaller rate and a larger decay.
 
     Source:
-        Chen et al. 2023, algorithm 2.
+        Chen et al. 2023, algorithm 2; cautious: Liang et al. 2024, algorithm 1.
 
     Differs from torch.optim in:
         torch has no such class.
@@ -141,6 +143,7 @@ class Lion(OnePass):
         *,
         maximize: bool = False,
         decouple_lr: bool = False,
+        cautious: bool = False,
         state_dtype: torch.dtype | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
