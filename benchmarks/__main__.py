@@ -2,11 +2,12 @@
 
 import typer
 
-from benchmarks import algorithms, step
+from benchmarks import algorithms, embedding, step
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 app.command("step")(step.command)
 app.command("algorithms")(algorithms.command)
+app.command("embedding")(embedding.command)
 
 
 @app.callback()

@@ -85,6 +85,16 @@ class Bystanders:
         return sum(seconds), sum(seconds) - idle - time.process_time()
 
 
+def available_bytes() -> int | None:
+    """Memory that can be had without swapping; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    sizes = {name: size for name, _, size in (line.partition(":") for line in lines)}
+    return int(sizes["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in sizes else None
+
+
 def last_level_cache_bytes() -> int:
     """Size of the largest cache of the first core; a guess where the system does not say."""
     found = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")

@@ -81,6 +81,8 @@ def publish(
     measure_one: Callable[[Workload], dict[str, Any]],
     settings: Settings,
     folder: Path,
+    show: Callable[[dict[str, Any], Console], None] = report.show,
+    save_plot: Callable[[dict[str, Any], Path], None] = plot.save,
 ) -> None:
     """Measure the workloads; print the table, write JSON and plot; fail where we were absent."""
     measured = [
@@ -88,10 +90,10 @@ def publish(
     ]
     result = results.document(title, machine.describe(), settings, measured)
     console = Console()
-    report.show(result, console)
+    show(result, console)
     stem = folder / results.file_stem(title.split()[0])
     results.save(result, stem.with_suffix(".json"))
-    plot.save(result, stem.with_suffix(".png"))
+    save_plot(result, stem.with_suffix(".png"))
     console.print(f"Written: {stem.name}.json and {stem.name}.png in {folder.name}/")
     if any(OURS in work["absent"] for work in measured):
         raise typer.Exit(1)

@@ -1,5 +1,6 @@
 """Result files as pictures."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,16 @@ from matplotlib.figure import Figure
 
 def save(result: dict[str, Any], path: Path) -> None:
     """Speed relative to the baseline, warm and cold, with the promises."""
+    save_bars(result, path, draw, f"times as fast as {result['workloads'][0]['baseline']}")
+
+
+def save_bars(
+    result: dict[str, Any],
+    path: Path,
+    draw: Callable[[Axes, list[dict[str, Any]], str], None],
+    label: str,
+) -> None:
+    """Two plots beside one another, warm and cold."""
     width = max(12, 2 * len(result["workloads"]))
     figure = Figure(figsize=(width, 5), layout="constrained")
     info = result["machine"]
@@ -18,7 +29,7 @@ def save(result: dict[str, Any], path: Path) -> None:
     axes = figure.subplots(1, 2, sharey=True)
     for ax, kind in zip(axes, ("warm", "cold"), strict=True):
         draw(ax, result["workloads"], kind)
-    axes[0].set_ylabel(f"times as fast as {result['workloads'][0]['baseline']}")
+    axes[0].set_ylabel(label)
     handles = axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside right upper", fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,11 +37,25 @@ def save(result: dict[str, Any], path: Path) -> None:
 
 
 def draw(ax: Axes, workloads: list[dict[str, Any]], kind: str) -> None:
+    """Bars of all contestants' speeds."""
+    draw_bars(ax, workloads, kind, lambda _, column: column["speedup"])
+    if kind == "warm":
+        draw_promises(ax, workloads)
+    ax.axhline(1, color="black", linewidth=0.8)
+    ax.set(yscale="log")
+
+
+def draw_bars(
+    ax: Axes,
+    workloads: list[dict[str, Any]],
+    kind: str,
+    height: Callable[[dict[str, Any], dict[str, Any]], dict[str, float]],
+) -> None:
     """Bars of all contestants, workload by workload, with quartiles."""
     names = list(dict.fromkeys(name for work in workloads for name in work[kind]))
-    width = 0.8 / len(names)
+    width = 0.8 / max(1, len(names))
     for position, name in enumerate(names):
-        bars = [(at, work[kind][name]["speedup"]) for at, work in enumerate(workloads)
+        bars = [(at, height(work, work[kind][name])) for at, work in enumerate(workloads)
                 if name in work[kind]]  # fmt: skip
         low = [bar["median"] - bar["low"] for _, bar in bars]
         high = [bar["high"] - bar["median"] for _, bar in bars]
@@ -41,10 +66,7 @@ def draw(ax: Axes, workloads: list[dict[str, Any]], kind: str) -> None:
             yerr=[low, high],
             label=name,
         )
-    if kind == "warm":
-        draw_promises(ax, workloads)
-    ax.axhline(1, color="black", linewidth=0.8)
-    ax.set(yscale="log", title=f"{kind} caches")
+    ax.set_title(f"{kind} caches")
     ax.set_xticks(range(len(workloads)), [work["name"] for work in workloads])
 
 

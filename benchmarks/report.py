@@ -1,6 +1,6 @@
 """Result files as tables on the terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rich import box
@@ -17,6 +17,22 @@ QUIET = 0.05  # share of the cores that others may have before the table says so
 
 
 def show(result: dict[str, Any], console: Console) -> None:
+    """Print times and speeds, workload by workload."""
+    base = result["workloads"][0]["baseline"]
+    legend = (
+        f"Medians. speed: times as fast as '{base}'; onepass is: times as fast as the row;"
+        " ratios are paired round by round, with quartiles."
+    )
+    show_table(result, console, COLUMNS, cells, legend)
+
+
+def show_table(
+    result: dict[str, Any],
+    console: Console,
+    columns: Sequence[str],
+    cells: Callable[[dict[str, Any], str], list[str]],
+    legend: str,
+) -> None:
     """Print the machine, the table and what was skipped; plain text when nobody looks."""
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
@@ -26,23 +42,23 @@ def show(result: dict[str, Any], console: Console) -> None:
         f" torch {info['torch']}, onepass {info['onepass']}",
         highlight=False,
     )
-    console.print(table(result, box.SIMPLE if console.is_terminal else box.ASCII))
-    base = result["workloads"][0]["baseline"]
-    console.print(
-        f"Medians. speed: times as fast as '{base}'; onepass is: times as fast as the row;"
-        " ratios are paired round by round, with quartiles.",
-        highlight=False,
-    )
-    for line in remarks(result):
+    style = box.SIMPLE if console.is_terminal else box.ASCII
+    console.print(table(result["workloads"], columns, cells, style))
+    for line in (legend, *remarks(result)):
         console.print(line, highlight=False)
 
 
-def table(result: dict[str, Any], style: box.Box) -> Table:
+def table(
+    workloads: list[dict[str, Any]],
+    columns: Sequence[str],
+    cells: Callable[[dict[str, Any], str], list[str]],
+    style: box.Box,
+) -> Table:
     """One section per workload, one row per contestant."""
     made = Table(box=style, pad_edge=False)
-    for position, title in enumerate(COLUMNS):
+    for position, title in enumerate(columns):
         made.add_column(title, justify="left" if position < 2 else "right")
-    for work in result["workloads"]:
+    for work in workloads:
         for position, name in enumerate(work["warm"]):
             made.add_row(work["name"] if position == 0 else "", name, *cells(work, name))
         made.add_section()

@@ -62,7 +62,7 @@ def speedups(times: Times, baseline: str) -> dict[str, Summary]:
 def turns(names: Sequence[str], rounds: int) -> Iterator[list[str]]:
     """The order of play of each round: rotated by one each time, every second one reversed."""
     for turn in range(rounds):
-        first = turn % len(names)
+        first = turn % max(1, len(names))
         order = [*names[first:], *names[:first]]
         yield order[::-1] if turn % 2 else order
 
