@@ -277,4 +277,3 @@ def save_plot(result: dict[str, Any], path: Path) -> None:
 def draw(ax: Axes, workloads: list[dict[str, Any]], kind: str) -> None:
     """Bars of all contestants on all tables."""
     plot.draw_bars(ax, workloads, kind, a_row)
-    ax.set_yscale("log")

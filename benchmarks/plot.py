@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -67,7 +68,7 @@ def draw_bars(
             label=name,
         )
     ax.set_title(f"{kind} caches")
-    ax.set_xticks(range(len(workloads)), [work["name"] for work in workloads])
+    ax.set_xticks(range(len(workloads)), [fill(work["name"], 12) for work in workloads])
 
 
 def draw_promises(ax: Axes, workloads: list[dict[str, Any]]) -> None:
