@@ -60,6 +60,11 @@ def betas_for(case: Case, *betas: Any) -> tuple[Any, ...]:
     return betas + betas[-1:] * (count - len(betas))
 
 
+def numbers_of(cls: Any) -> set[str]:
+    """Returns the states of a class, ours or torch's, that are one number a parameter."""
+    return {number.name for number in RULES[cls.__name__.lower()].numbers}
+
+
 def visible(case: Case, lr: float) -> float:
     """Returns a rate whose steps are about as long as those of others at `lr`."""
     return lr / case.ours([torch.zeros(1)]).defaults.get("trust_coefficient", 1.0)

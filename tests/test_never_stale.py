@@ -20,6 +20,7 @@ from tests.support import (
     copies,
     each_case,
     each_torch_case,
+    numbers_of,
     params_of,
     randn,
     raw,
@@ -34,9 +35,6 @@ def second_of(optimizer: Any) -> Tensor:
     return params_of(optimizer)[2]
 
 
-NUMBERS = {number.name for rule in RULES.values() for number in rule.numbers}
-
-
 def load(optimizer: Any) -> None:
     saved = copy.deepcopy(optimizer.state_dict())
     for state in saved["state"].values():
@@ -44,7 +42,9 @@ def load(optimizer: Any) -> None:
             state[name] = value / 2
     optimizer.load_state_dict(saved)
     for state in optimizer.state.values():  # torch has made float64 of the numbers, ours has not
-        state.update({name: state[name].float() for name in NUMBERS & state.keys()})
+        state.update(
+            {name: state[name].float() for name in numbers_of(type(optimizer)) & state.keys()}
+        )
 
 
 def replace_parameter(optimizer: Any) -> None:
@@ -72,7 +72,9 @@ def state_of(optimizer: Any) -> dict[str, Any]:
 
 
 def moment_of(optimizer: Any) -> str:
-    return next(name for name in state_of(optimizer) if name not in {"step", *NUMBERS})
+    return next(
+        name for name in state_of(optimizer) if name not in {"step", *numbers_of(type(optimizer))}
+    )
 
 
 def new_list(optimizer: Any) -> None:

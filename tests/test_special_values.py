@@ -14,7 +14,7 @@ from onepass.rules import RULES
 from tests import rounded
 from tests.cases import Case
 from tests.layouts import WRITABLE, place, same_bits
-from tests.support import each_case, each_torch_case
+from tests.support import each_case, each_torch_case, numbers_of
 
 each_adam = pytest.mark.parametrize("adam", [onepass.Adam, onepass.AdamW])
 # States that are never under zero, and those that are one number for a parameter.
@@ -41,11 +41,6 @@ def combinations(dtypes: dict[str, torch.dtype]) -> dict[str, Tensor]:
             values[name] = values[name][[0, 1, 4, 6, 8]]
     indices = torch.meshgrid(*[torch.arange(len(v)) for v in values.values()], indexing="ij")
     return {name: v[i.reshape(-1)] for (name, v), i in zip(values.items(), indices, strict=True)}
-
-
-def numbers_of(cls: Any) -> set[str]:
-    """Returns the states of a class, ours or torch's, that are one number a parameter."""
-    return {number.name for number in RULES[cls.__name__.lower()].numbers}
 
 
 def stepped(cls: Any, options: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -132,7 +127,8 @@ def test_c15_special_values_of_the_extras_match_the_formula(case, dtype):
         tensors = operands(case, options, dtype)
         usual = torch.stack([~(abs(t) > 1) for t in tensors.values()]).all(0)
         for name, t in tensors.items():
-            if name != "param" and name not in SQUARES:
+            # The decay of a tiny parameter is 0 in floats, of which a mask makes much.
+            if (name != "param" or options.get("cautious")) and name not in SQUARES:
                 usual &= ~((t != 0) & (abs(t) < 1))
         tensors = {name: tensor[usual] for name, tensor in tensors.items()}
         step = by_formula(case, options, tensors)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from onepass.rules import RULES
 from tests.cases import Case
-from tests.support import each_torch_case, params_of, randn
+from tests.support import each_torch_case, numbers_of, params_of, randn
 
 pytestmark = pytest.mark.thorough
 
@@ -33,7 +33,6 @@ DTYPES = (torch.float64, torch.float32, torch.complex128)
 SHAPES = ((3, 4), (), (5,), (0,))
 seeds = st.integers(0, 2**16)
 rates = st.sampled_from((0.0, 1e-3, 0.02, 0.1))
-NUMBERS = {number.name for rule in RULES.values() for number in rule.numbers}  # one a parameter
 
 
 class Lockstep(RuleBasedStateMachine):
@@ -206,12 +205,13 @@ class Lockstep(RuleBasedStateMachine):
     def replace_state_tensors(self, index: int, seed: int) -> None:
         def action(optimizer: Any, param: Tensor) -> None:
             state = optimizer.state.get(param, {})
+            numbers = numbers_of(type(optimizer))
             # By name the mean of squares comes after any mean: it is the larger number, so that
             # torch takes no root of a negative variance.
-            for k, name in enumerate(sorted(state.keys() - {"step", *NUMBERS})):
+            for k, name in enumerate(sorted(state.keys() - {"step", *numbers})):
                 drawn = randn(param.shape, param.dtype, seed + k).abs().clamp(max=1)
                 state[name] = (k + drawn).to(param.dtype)
-            for name in NUMBERS & state.keys():
+            for name in numbers & state.keys():
                 state[name] = torch.tensor(seed % 8 / 8)
             if "step" in state:
                 state["step"] = torch.tensor(float(seed))
@@ -241,7 +241,12 @@ class Lockstep(RuleBasedStateMachine):
         for optimizer, state_dict in zip(self.pair, given, strict=True):
             optimizer.load_state_dict(state_dict)
             for state in optimizer.state.values():  # torch makes their type the parameter's
-                state.update({name: state[name].float() for name in NUMBERS & state.keys()})
+                state.update(
+                    {
+                        name: state[name].float()
+                        for name in numbers_of(type(optimizer)) & state.keys()
+                    }
+                )
 
     @rule(how=st.sampled_from((copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value)))))
     def copy_all(self, how: Callable[[Any], Any]) -> None:
