@@ -20,6 +20,7 @@ QUICK = Settings(rounds=2, least_seconds=1e-5, cache_bytes=64)
 SIZES = (2000, 3000)
 ALONE = {"AdamW", "SGD with momentum"}
 
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks")  # torch's Adagrad
 each_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
 
 

@@ -204,6 +204,11 @@ void sum_blocks(const Task& task, std::int64_t begin, std::int64_t end, double* 
     const std::int64_t size = std::min(kBlock<Real>, task.size - first);
     param.load(task, task.param, first, size);
     grad.load(task, task.grad, first, size);
+    if (task.grad_scale != 0.0) {  // written back only in the sweep
+      for (std::int64_t i = 0; i < size; ++i)
+        grad.buffer[i] = grad.data[i] / static_cast<Real>(task.grad_scale);
+      grad.data = grad.buffer;
+    }
     Stretch stretch{task.update, task.maximize, param.data, grad.data, {}, size};
     for (int k = 0; k < task.state_count; ++k) {
       states[k].load(task, task.states[k], first, size);
