@@ -23,12 +23,14 @@ def rows_of(rule: str) -> str:
 
 
 # Headers whose code is all inlined need only the units that hold their callers; of what all rules
-# share, the callers of Adam, which is what the tests below look at.
+# share, the callers of Adam and AdamW, which is what the tests below look at.
+ADAMS = tuple({rows_of(rule): None for rule in ("adam", "adamw")})
 USERS = {
     **{f"csrc/rules/{rule}.h": (rows_of(rule),) for rule in (*RULES, "ema")},
-    RULE: (rows_of("adam"),),
-    LOOP: (rows_of("adam"),),
-    FLOATS: (rows_of("adam"), SWEEP),
+    ADAM: ADAMS,
+    RULE: ADAMS,
+    LOOP: ADAMS,
+    FLOATS: (*ADAMS, SWEEP),
     LINE: (SWEEP,),
     "csrc/operand.h": (CHECKS,),
     "csrc/algorithm.h": ("csrc/python_options.cpp",),
@@ -162,11 +164,13 @@ FORMULAS = (
           "weight < Real(2) ? from + weight * difference", GAP_MEAN),
     Fault("powers of a count that wraps", RULE, "for (auto bits = whole; bits != 0;",
           "for (auto bits = static_cast<unsigned short>(whole); bits != 0;", CORRECTION),
-    Fault("maximize ignored", LOOP, "stretch.maximize ? Real(-1) : Real(1)", "Real(1)", PARITY),
+    Fault("maximize ignored", LOOP, "sign * Real(decode(grad[i]))", "Real(decode(grad[i]))",
+          PARITY),
     Fault("the gradient is written", LOOP, "encode(updated, param[i]);",
           "encode(updated, param[i]), const_cast<Grad*>(grad)[i] = {};", UNTOUCHED),
-    Fault("a loop that drops the tail", LOOP, "for (std::int64_t i = 0; i < stretch.size; ++i) {",
-          "for (std::int64_t i = 0; i < (stretch.size | 3) - 3; ++i) {", ORDERS),
+    Fault("a loop that drops the tail", LOOP,
+          "i < stretch.size; ++i) {\n    Real state[kMaxStates];",
+          "i < (stretch.size | 3) - 3; ++i) {\n    Real state[kMaxStates];", ORDERS),
 )  # fmt: skip
 
 MEMORY = (
@@ -187,11 +191,11 @@ MEMORY = (
     Fault("every thread starts at the tensor's beginning", SWEEP,
           "sweep_task(tasks[k], from, to);", "sweep_task(tasks[k], 0 * from, to);", SHARES),
     Fault("states are not moved on with the parameter", SWEEP,
-          "stretch.states[k] = element(task.states[k], begin);",
+          "stretch.states[k] = element(task.states[k], section.begin);",
           "stretch.states[k] = element(task.states[k], 0);", SHARES),
     Fault("only whole tiles", SWEEP,
-          "for (std::int64_t first = begin; first < end; first += kTile)",
-          "for (std::int64_t first = begin; first + kTile <= end; first += kTile)", LAYOUTS),
+          "first < section.end; first += kTile)", "first + kTile <= section.end; first += kTile)",
+          LAYOUTS),
     Fault("strides ignored", SWEEP, "return strides_[last_]; }", "return 1; }", LAYOUTS),
     Fault("the unscaled gradient is not written back", SWEEP,
           "grad.store(task, task.grad, first, size);", "", UNSCALED),

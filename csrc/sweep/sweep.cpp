@@ -224,8 +224,8 @@ void sum_squares(std::span<const Task> tasks, std::vector<double>& partial, doub
   std::vector<std::int64_t> ends;
   ends.reserve(tasks.size());
   for (const Task& task : tasks) ends.push_back((ends.empty() ? 0 : ends.back()) + blocks_of(task));
-  const std::int64_t total = ends.empty() ? 0 : ends.back();
-  partial.assign(total * kMaxSquares, 0.0);
+  const std::int64_t blocks = ends.empty() ? 0 : ends.back();
+  partial.assign(blocks * kMaxSquares, 0.0);
   const auto start = [&](std::int64_t k) { return k == 0 ? 0 : ends[k - 1]; };
   const auto sum_stretch = [&](std::int64_t begin, std::int64_t end) {
     for_each_piece(ends, begin, end, [&](std::int64_t k, std::int64_t from, std::int64_t to) {
@@ -235,10 +235,10 @@ void sum_squares(std::span<const Task> tasks, std::vector<double>& partial, doub
     });
   };
   constexpr std::int64_t kFewBlocks = kParallelThreshold / kSumSize;
-  if (forked || total <= kFewBlocks) {
-    sum_stretch(0, total);
+  if (forked || blocks <= kFewBlocks) {
+    sum_stretch(0, blocks);
   } else {
-    at::parallel_for(0, total, kFewBlocks / 2, sum_stretch);
+    at::parallel_for(0, blocks, kFewBlocks / 2, sum_stretch);
   }
   for (std::int64_t k = 0; k < std::ssize(tasks); ++k)
     for (int sum = 0; sum < kMaxSquares; ++sum) {
