@@ -66,11 +66,19 @@ def names() -> list[str]:
     return [classes[rule] for rule in getattr(table, "RULES", ())]
 
 
+def reads_twice(name: str) -> bool:
+    """Whether a class sums over a parameter before it steps."""
+    onepass, table = optional_module("onepass"), optional_module("onepass.rules")
+    return onepass is not None and bool(table.RULES[getattr(onepass, name).rule].sums)
+
+
 def measure(
     work: Workload, contestants: Iterable[Contestant], settings: Settings
 ) -> dict[str, Any]:
     """Step the algorithm that the workload is named after, warm and cold."""
     lineup = line_up(contestants, work.name, work.groups)
     lineup.add_sweep(work.groups)
-    promises = {**PROMISES.get(work.name, {}), SWEEP: NEAR_THE_BYTES}
+    promises = PROMISES.get(work.name, {})
+    if not reads_twice(work.name):
+        promises = {**promises, SWEEP: NEAR_THE_BYTES}
     return measuring.measure(work, lineup, settings, SWEEP, promises)
