@@ -61,7 +61,7 @@ def tests(file: str, *names: str) -> tuple[str, ...]:
     return tuple(f"tests/test_{file}.py::test_{name}" for name in names)
 
 
-CATCH_UP = tests("sparse", "after_catch_up_adamw_is_dense_adamw")
+CATCH_UP = tests("sparse_decay", "after_catch_up_adamw_is_dense_adamw")
 CLAIMS = tests(
     "claims",
     "claim_2_without_memory_adam_steps_by_the_sign",
