@@ -26,6 +26,7 @@ from tests.support import (
     params_of,
     randn,
     raw,
+    run_python,
     set_grads,
     snapshot,
     take_steps,
@@ -101,6 +102,33 @@ def test_dtensors_step_as_their_local_tensors(case: Case, mesh: Any, placement: 
                     value = value.full_tensor()
                 assert raw(value) == raw(plain.state[b][name]), name
         assert spread.state_bytes() == plain.state_bytes()
+
+
+PARTS = """
+import onepass, torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+mesh = init_device_mesh("cpu", (2,))
+for cls, options in ((onepass.LAMB, {}), (onepass.LARS, {}), (onepass.NovoGrad, {}),
+                     (onepass.Lion, {"cautious": True}), (onepass.Lion, {})):
+    for placement in (Shard(0), Replicate()):
+        param = DTensor.from_local(torch.ones(2, 3), mesh, [placement]).requires_grad_()
+        param.grad = DTensor.from_local(torch.ones(2, 3), mesh, [placement])
+        try:
+            cls([param], lr=0.5, **options).step()
+            print("stepped", bool((param.to_local() != 1).all()))
+        except TypeError as error:
+            print("refused", "holds a part" in str(error), param.to_local().sum().item())
+"""
+
+
+def test_who_sums_over_a_parameter_refuses_to_step_a_part_of_one() -> None:
+    said = run_python(["-c", PARTS]).splitlines()
+    assert said == [*["refused True 6.0", "stepped True"] * 4, *["stepped True"] * 2]
 
 
 def test_averages_of_dtensors_are_those_of_their_local_tensors(mesh: Any) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 import onepass
-from tests.bad_inputs import out_of_range
+from tests.bad_inputs import Mode, out_of_range
 from tests.cases import CASES, Case
 from tests.layouts import same_bits
 from tests.rows import sparse
@@ -285,6 +285,17 @@ def test_what_is_wrong_is_refused_and_changes_nothing(case: Case, what: str) -> 
             optimizer.step()
         with pytest.raises(RuntimeError, match=f"parameter 1 of group 0.*{words}"):
             optimizer.step()
+
+
+@each_sparse_case
+def test_under_a_dispatch_mode_nothing_is_half_applied(case: Case) -> None:
+    params = [randn((3, 4), torch.float32, k).requires_grad_() for k in range(2)]
+    optimizer = case.ours([{"params": [param]} for param in params])
+    params[0].grad, params[1].grad = torch.ones(3, 4), torch.ones(3, 4).to_sparse(1)
+    with refused(optimizer, "mode"), Mode():
+        optimizer.step()
+    with pytest.raises(RuntimeError, match="parameter 0 of group 1 is sparse"), Mode():
+        optimizer.step()
 
 
 def test_repeated_indices_that_are_marked_as_coalesced_add_up_all_the_same() -> None:

@@ -24,6 +24,11 @@ def step_locally(optimizer: OnePass) -> None:
         params = []
         for k, param in enumerate(group["params"]):
             name = parameter_name(group, i, k)
+            if _is_part(param) and (RULES[optimizer.rule].sums or group.get("cautious")):
+                raise TypeError(
+                    f"{type(optimizer).__name__} sums over whole parameters, but of {name} each "
+                    "process holds a part; replicate it or take another class"
+                )
             local = localize(param, name)
             params.append(local)
             owners[local] = param, name
@@ -45,6 +50,16 @@ def step_locally(optimizer: OnePass) -> None:
         own.update({key: state[key] for key in state.keys() - own.keys()})
 
 
+def _is_part(param: Tensor) -> bool:
+    """Whether this process holds a part of a parameter, and others the rest."""
+    mesh = getattr(param, "device_mesh", None)
+    return (
+        mesh is not None
+        and mesh.size() > 1
+        and not all(placement.is_replicate() for placement in param.placements)  # type: ignore[attr-defined]
+    )
+
+
 def _local_state(state: dict[str, Any], name: str) -> dict[str, Any]:
     return {
         key: localize(value, name) if isinstance(value, Tensor) else value
@@ -57,6 +72,7 @@ def step_by_op(optimizer: OnePass) -> None:
     rule = RULES[optimizer.rule]
     op = getattr(torch.ops.onepass, f"{rule.name}_")
     scale, found_inf = optimizer._scaler()
+    _refuse_sparse_gradients(optimizer)
     if not torch.compiler.is_compiling():  # refuse before the first op, and make no state to skip
         if type(found_inf) is Tensor and C.Step.skips(found_inf):
             return
@@ -68,6 +84,16 @@ def step_by_op(optimizer: OnePass) -> None:
             options = {hyper.name: hyper.argument(group) for hyper in rule.hypers}
             _unscale(lists[1], scale, found_inf)
             op(*lists, **options, maximize=group["maximize"], found_inf=found_inf)
+
+
+def _refuse_sparse_gradients(optimizer: OnePass) -> None:
+    for i, group in enumerate(optimizer.param_groups):
+        for k, param in enumerate(group["params"]):
+            if param.grad is not None and param.grad.layout != torch.strided:
+                raise RuntimeError(
+                    f"the gradient of {parameter_name(group, i, k)} is sparse, which neither a "
+                    "compiled step nor one under a dispatch mode takes; call step() without them"
+                )
 
 
 def fill_lists(
