@@ -20,6 +20,8 @@ bool same_coefficients(const Group& a, const Group& b) {
 void Plan::begin(std::span<const Group> groups, double grad_scale) {
   clear();
   groups_ = groups;
+  sums_ = std::ranges::any_of(groups,
+                              [](const Group& group) { return group.variant().sums != nullptr; });
   // Scaled gradients are written too: no conclusion about them is kept.
   if (grad_scale != 0.0 || grad_scale_ != 0.0 || instruction_set_ != instruction_set())
     origins_.clear();
@@ -135,7 +137,7 @@ Coefficients& Plan::coefficients_for(const Entry& entry, Float arithmetic, doubl
   const CoefficientKey key{&group, step, arithmetic, {numbers[0], numbers[1]}};
   const bool same = key_.group != nullptr && step == key_.step && arithmetic == key_.arithmetic &&
                     key.numbers == key_.numbers && same_coefficients(group, *key_.group);
-  if (!same || group.variant().sums != nullptr) {  // sums make a parameter's coefficients its own
+  if (!same || sums_) {  // sums make a parameter's coefficients its own
     key_ = key;
     group.variant().coefficients(group.hypers, step, numbers, arithmetic,
                                  coefficients_.emplace_back());
@@ -160,13 +162,12 @@ void Plan::hold() {
 
 // Gives coefficients the sums over their parameters that they wait for.
 void Plan::finish_coefficients(std::size_t first, std::size_t last) {
+  if (!sums_) return;
   const std::span tasks = std::span(tasks_).subspan(first, last - first);
-  const auto waits = [](const Task& task) { return task.sums != nullptr; };
-  if (std::ranges::none_of(tasks, waits)) return;
   squares_.resize(tasks.size() * kMaxSquares);
   sum_squares(tasks, partial_squares_, squares_.data());
   for (std::size_t k = first; k < last; ++k) {
-    if (!waits(tasks_[k])) continue;
+    if (tasks_[k].sums == nullptr) continue;
     const Group& group = groups_[entries_[k].group];
     const Tensors& tensors = entries_[k].tensors;
     Number numbers[kMaxNumbers] = {};

@@ -123,6 +123,7 @@ class Plan {
   bool writes_changed_ = false;  // since the verdict of find_shared_memory
   bool grads_changed_ = false;
   bool writes_overlap_ = false;
+  bool sums_ = false;      // some group's coefficients wait for sums
   bool in_order_ = false;  // some tasks share memory: sweep one after the other
   std::span<const Group> groups_;
   std::vector<Group> groups_before_;  // those that origins_ refers to

@@ -156,10 +156,10 @@ FREED = r"needs \d+ bytes of storage, but its storage has \d+"
 OVERLAP = r"sizes \[3, 4\] and strides \[\d, \d\]"
 
 
-def out_of_range() -> Tensor:
+def out_of_range(index: int = 9, shape: tuple[int, int] = SHAPE) -> Tensor:
     """Returns a sparse gradient that no algorithm takes."""
-    indices, values = torch.tensor([[9], [0]]), torch.ones(1)
-    return torch.sparse_coo_tensor(indices, values, SHAPE, check_invariants=False)
+    indices, values = torch.tensor([[index], [0]]), torch.ones(1)
+    return torch.sparse_coo_tensor(indices, values, shape, check_invariants=False)
 
 
 SPARSE = "does not support sparse gradients|has the sparse index 9 in dimension 0.* size 3"

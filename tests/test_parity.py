@@ -16,7 +16,7 @@ from torch.testing._internal.common_optimizers import optim_db
 from onepass.rules import RULES
 from tests import layouts, reference, rounded
 from tests.cases import Case
-from tests.support import betas_for, each_case, each_torch_case
+from tests.support import EXTRA_KEYS, betas_for, each_case, each_torch_case
 
 DTYPES = (
     torch.float32,
@@ -32,7 +32,6 @@ SHAPES = (
 )  # fmt: skip
 LAYOUTS = ("contiguous", "transposed", "every 2nd")
 PER_ALGORITHM = 1000  # C1 asks for 5000 cases of all
-OURS_ONLY = ("eps_root", "decouple_lr", "cautious", "state_dtype")
 
 
 def database(case: Case) -> Any:
@@ -115,7 +114,7 @@ class Twins:
         self.ours = case.ours(params, **options)
         self.wide = [p.detach().to(self._wide(p), copy=True).requires_grad_() for p in params]
         self.theirs: Any = None
-        if case.theirs is not None and not options.keys() & set(OURS_ONLY):
+        if case.theirs is not None and not options.keys() & EXTRA_KEYS:
             self.theirs = case.theirs(self.wide, foreach=False, **plain(options))
 
     @staticmethod
