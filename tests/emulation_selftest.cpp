@@ -139,6 +139,21 @@ void shuffles() {
   });
 }
 
+void half_a_warp_goes_on_alone() {
+  in_every_order([] {
+    std::vector<int> sums(32);
+    launch("halves", 1, 32, [&] {
+      int sum = 0;
+      if (threadIdx.x < 16)
+        for (int round = 0; round < 3; ++round) sum += __shfl_sync(0xffffU, round, 7);
+      sums[threadIdx.x] = sum;
+      __syncthreads();
+      if (threadIdx.x >= 16) sums[threadIdx.x] = sums[threadIdx.x - 16];
+    });
+    require(sums == std::vector<int>(32, 3), "the other half waits at the barrier meanwhile");
+  });
+}
+
 // ---- faults that are found
 
 void missing_barrier() {
@@ -320,7 +335,6 @@ void runtime_calls() {
   require(cudaGetLastError() == cudaErrorInvalidDevice, "a call that fails leaves its error");
   runtime.device_count = 2;
   require(cudaSetDevice(1) == cudaSuccess && runtime.device == 1, "as many devices as a test says");
-
   cudaFuncAttributes attributes;
   require(cudaFuncGetAttributes(&attributes, sum_of_block<float>) == cudaSuccess, "a kernel");
   require(attributes.maxThreadsPerBlock == 1024, "attributes");
@@ -363,6 +377,7 @@ const Checks kChecks = {CHECK(vector_add),
                         CHECK(orders),
                         CHECK(shared_memory_keeps_what_the_last_block_left),
                         CHECK(shuffles),
+                        CHECK(half_a_warp_goes_on_alone),
                         CHECK(missing_barrier),
                         CHECK(divergent_barrier),
                         CHECK(exited_thread_at_a_barrier),

@@ -21,6 +21,7 @@ WORKS = (
     "orders",
     "shared_memory_keeps_what_the_last_block_left",
     "shuffles",
+    "half_a_warp_goes_on_alone",
     "counters_are_exact",
     "launches_are_named",
     "impossible_launches_are_refused",

@@ -162,10 +162,9 @@ class Multiprocessor {
   bool release(std::span<Thread> group, const Thread& waiting) {
     for (const Thread& other : group)
       if (waiting.awaits(other) && !waiting.meets(other)) return false;
-    const unsigned mask = waiting.wait.mask;
     for (Thread& other : group) {
-      if (mask != 0 && (mask >> other.lane() & 1) == 0) continue;
-      if (mask != 0) other.received = group[other.wait.source].sent;
+      if (!waiting.awaits(other)) continue;
+      if (waiting.wait.mask != 0) other.received = group[other.wait.source].sent;
       other.state = State::kReady;
     }
     return true;
