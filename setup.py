@@ -1,6 +1,6 @@
 """Compiles csrc/ into onepass._C; everything static stands in pyproject.toml.
 
-Environment: ONEPASS_CUDA=0|1, TORCH_CUDA_ARCH_LIST, MAX_JOBS, ONEPASS_SANITIZE=1.
+Environment: ONEPASS_CUDA=0|1|emulate, TORCH_CUDA_ARCH_LIST, MAX_JOBS, ONEPASS_SANITIZE=1.
 """
 
 import importlib.util
@@ -21,11 +21,12 @@ def csrc(*suffixes: str) -> list[str]:
     return sorted(str(f.relative_to(ROOT)) for f in ROOT.glob("csrc/**/*") if f.suffix in suffixes)
 
 
-KIND = "sanitize" if os.environ.get("ONEPASS_SANITIZE") == "1" else "release"
+SANITIZED = os.environ.get("ONEPASS_SANITIZE") == "1"
 WISH = os.environ.get("ONEPASS_CUDA", "")
-CU = csrc(".cu")
-CUDA = cuda_home() if CU and WISH != "0" else None
-WHY_NOT = "ONEPASS_CUDA=0" if WISH == "0" else "no nvcc found" if CU else "no .cu files in csrc/"
+EMULATED = WISH == "emulate"  # the kernels run on the CPU: for tests
+KIND = ("sanitized" if SANITIZED else "release") + ("-emulated" if EMULATED else "")
+CUDA = cuda_home() if WISH in ("", "1") else None
+WHY_NOT = f"ONEPASS_CUDA={WISH}" if WISH in ("0", "emulate") else "no nvcc found"
 if WISH == "1" and not CUDA:
     sys.exit(f"onepass: ONEPASS_CUDA=1, but {WHY_NOT}")
 
@@ -34,12 +35,14 @@ if WISH == "1" and not CUDA:
 CXX = ["-std=c++20", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fopenmp"]
 CXX += ["-fvisibility=hidden", "-fstack-protector-strong", f"-ffile-prefix-map={ROOT}=."]
 LINK = ["-Wl,-z,relro,-z,now"]
-if KIND == "sanitize":
+if SANITIZED:
     CXX += ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"]
     LINK += ["-fsanitize=address,undefined"]
 else:
-    CXX += ["-O3", "-g0", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
-NVCC = ["-O3", "-std=c++20", "--fmad=false", "-Xcompiler=-fvisibility=hidden"]
+    CXX += ["-O3", "-g0", "-U_FORTIFY_SOURCE", *([] if EMULATED else ["-D_FORTIFY_SOURCE=2"])]
+# --fmad=false: a product and a sum are rounded each, as on the CPU.
+NVCC = ["-O3", "-std=c++20", "--fmad=false", "--expt-relaxed-constexpr", "--Werror=all-warnings"]
+NVCC += ["--compress-mode=size", "-Xcompiler=-fvisibility=hidden"]
 
 if importlib.util.find_spec("torch"):
     import torch
@@ -65,14 +68,17 @@ if importlib.util.find_spec("torch"):
             if not CUDA:
                 print(f"onepass: built for the CPU only ({WHY_NOT})")
 
-    paths = {"include_dirs": [str(ROOT / "csrc")], "depends": csrc(".h", ".cuh")}
+    paths = {"include_dirs": [str(ROOT / "csrc")], "depends": csrc(".h", ".cuh", ".cu")}
+    if EMULATED:
+        CXX += ["-DONEPASS_EMULATE_CUDA"]
     if CUDA:  # in a CppExtension: a CUDAExtension links libraries that a CPU torch does not have
         cpp_extension.CUDA_HOME = str(CUDA)
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", default_archs(CUDA))
         paths["include_dirs"] += [str(CUDA / "include")]
         paths["library_dirs"] = [str(CUDA / "lib64")]
         paths["libraries"] = ["cudart_static", "rt", "dl", "pthread"]
-    ext = cpp_extension.CppExtension("onepass._C", csrc(".cpp") + (CU if CUDA else []), **paths)
+        CXX += ["-DONEPASS_WITH_CUDA"]
+    ext = cpp_extension.CppExtension("onepass._C", csrc(".cpp") + (csrc(".cu") if CUDA else []), **paths)
     ext.extra_compile_args, ext.extra_link_args = {"cxx": CXX, "nvcc": NVCC}, LINK
     setup(ext_modules=[ext], cmdclass={"build_ext": Build})
 else:  # an sdist and the metadata need no torch; the backend stops every other build

@@ -10,7 +10,7 @@ import sysconfig
 from pathlib import Path
 
 MIN_GXX = 11
-ARCHS = ("7.5", "8.0", "8.6", "9.0", "10.0", "12.0")  # those torch's own wheels are built for
+ARCHS = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 
 
 def _output(*command: str) -> str:

@@ -16,7 +16,7 @@ namespace onepass {
 
 // A rule's coefficients for one step count, whatever the rule and the arithmetic type.
 struct alignas(16) Coefficients {
-  std::byte bytes[128];
+  std::byte bytes[kCoefficientBytes];
 };
 
 // The mixes of stored types (parameter, gradient, all states) that are swept in place. All others
@@ -59,9 +59,6 @@ struct HyperInfo {
   bool allows(double value) const { return smallest <= value && value <= largest; }
 };
 
-inline constexpr int kMaxHypers = 16;
-inline constexpr int kMaxNumbers = 2;
-
 // The closed interval that a range is.
 std::pair<double, double> interval_of(Range range);
 
@@ -93,8 +90,7 @@ struct Algorithm {
   }
 };
 
-// The table in parts of about the same length, each compiled on its own.
-inline constexpr int kParts = 4;
+// The table in parts, each compiled on its own.
 template <int part>
 std::vector<Algorithm> rows_of_part();
 

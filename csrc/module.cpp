@@ -2,6 +2,7 @@
 #include <ATen/Parallel.h>
 #include <torch/csrc/Exceptions.h>
 
+#include "emulation/bindings.h"
 #include "python_step.h"
 #include "sweep/line.h"
 #include "sweep/versions.h"
@@ -177,4 +178,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("pieces", &pieces, py::arg("sizes"), py::arg("parts"));
   m.def("sweep_without_arithmetic", &sweep_without_arithmetic, py::arg("param"), py::arg("grad"),
         py::arg("states"));
+#ifdef ONEPASS_EMULATE_CUDA
+  emulation::bind(m);
+#endif
 }

@@ -10,6 +10,9 @@
 #include <numeric>
 #include <vector>
 
+#include "cuda/place.h"
+#include "cuda/step.h"
+
 namespace onepass {
 namespace {
 
@@ -29,7 +32,8 @@ constexpr DispatchKeySet kDispatched({DispatchKey::Python, DispatchKey::PythonTL
 
 bool is_plain(const at::TensorBase& tensor) {
   const DispatchKeySet keys = tensor.key_set() - kSurroundings;
-  return keys == DispatchKeySet(DispatchKey::CPU) || keys == DispatchKeySet(DispatchKey::Meta);
+  return keys == DispatchKeySet(DispatchKey::CPU) || keys == DispatchKeySet(DispatchKey::CUDA) ||
+         keys == DispatchKeySet(DispatchKey::Meta);
 }
 
 // The distance in elements from the first element to the one past the last.
@@ -113,11 +117,11 @@ double with_number(const at::TensorBase& tensor, const Visit& visit) {
   return visit(*static_cast<std::int64_t*>(data));
 }
 
-// Raises unless one number can be read from the tensor and written to it.
+// Raises unless the tensor holds one number, which may be written.
 void check_one_number(const at::TensorBase& tensor, const Subject& subject) {
-  TORCH_CHECK(
-      tensor.defined() && is_plain(tensor) && tensor.device().is_cpu() && tensor.numel() == 1,
-      subject.text(), " must be a tensor with one element on the CPU");
+  TORCH_CHECK(tensor.defined() && is_plain(tensor) && !tensor.is_meta() && tensor.numel() == 1,
+              subject.text(), " must be a tensor with one element on the CPU",
+              cuda::find_row("sgd") != nullptr ? " or beside the parameter" : "");
   check_writable(tensor, subject);
   span_of(tensor, Access::kWrite, subject);
 }
@@ -145,15 +149,16 @@ bool is_supported(const at::TensorBase& tensor) {
 }
 
 void check_device(const at::TensorBase& tensor, const Subject& subject) {
-  TORCH_CHECK(tensor.device().is_cpu() || tensor.device().is_meta(), subject.text(), " is on ",
-              tensor.device(),
-              ", but this build of onepass has kernels for the CPU only; move the ",
-              "model to the CPU");
+  const c10::Device device = tensor.device();
+  TORCH_CHECK(device.is_cpu() || device.is_meta() || device.is_cuda(), subject.text(), " is on ",
+              device, ", but onepass has kernels for the CPU and CUDA devices only; move the ",
+              "model to one of them");
+  if (device.is_cuda()) cuda::check_supported(device);
 }
 
 void check_kind(const at::TensorBase& tensor, const Subject& subject) {
-  if (is_plain(tensor) && is_supported(tensor)) return;
   check_device(tensor, subject);
+  if (is_plain(tensor) && is_supported(tensor)) return;
   TORCH_CHECK(tensor.layout() == at::kStrided, subject.text(), " has layout ", tensor.layout(),
               "; onepass takes dense (strided) tensors: call .to_dense()");
   TORCH_CHECK(is_supported(tensor), subject.text(), " has dtype ", tensor.scalar_type(),
@@ -221,11 +226,14 @@ bool share_elements(const at::TensorBase& a, const Span& span_a, const at::Tenso
   return !footprint.take(b, span_b);
 }
 
-void check_step(const at::TensorBase& step, const Subject& subject) {
+void check_step(const at::TensorBase& step, const at::TensorBase& param, const Subject& subject) {
   check_one_number(step, subject);
   const at::ScalarType type = step.scalar_type();
   TORCH_CHECK(type == at::kFloat || type == at::kDouble || type == at::kLong, subject.text(),
               " has dtype ", type, "; it must be float32, float64 or int64");
+  TORCH_CHECK(step.is_cpu() || step.device() == param.device(), subject.text(), " is on ",
+              step.device(), ", but the parameter is on ", param.device(), "; move it there");
+  if (cuda::number_on_device(step)) return;
   const double value = with_number(step, [](auto& steps) { return static_cast<double>(steps); });
   constexpr double kLargest = 9007199254740992.0;  // 2^53: from here on doubles skip numbers
   TORCH_CHECK_VALUE(value >= 0.0 && value < kLargest && value == std::floor(value), subject.text(),
@@ -236,11 +244,16 @@ double count_step(const at::TensorBase& step) {
   return with_number(step, [](auto& steps) { return static_cast<double>(steps += 1); });
 }
 
-void check_number(const at::TensorBase& number, const Subject& subject) {
+void check_number(const at::TensorBase& number, const at::TensorBase& param,
+                  const Subject& subject) {
   check_one_number(number, subject);
   const at::ScalarType type = number.scalar_type();
   TORCH_CHECK(type == at::kFloat || type == at::kDouble, subject.text(), " has dtype ", type,
               "; it must be float32 or float64");
+  const c10::Device device = param.is_cuda() ? param.device() : c10::Device(c10::kCPU);
+  TORCH_CHECK(number.device() == device, subject.text(), " is on ", number.device(),
+              ", but must be on ", device, " with the parameter; move it there");
+  if (cuda::on_device(number)) return;
   const double value = read_number(number).value;
   TORCH_CHECK_VALUE(std::isfinite(value), subject.text(), " is ", value, ", but must be finite");
 }

@@ -51,30 +51,39 @@ bool is_lazy(const at::TensorBase& tensor);
 // Whether numbers of the tensor's type can be swept.
 bool is_supported(const at::TensorBase& tensor);
 
-// The usual tensor is strided, on the CPU, no inference tensor, contiguous.
-inline bool is_usual(const c10::TensorImpl& tensor) {
-  constexpr c10::DispatchKeySet kKeys({c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU,
-                                       c10::DispatchKey::ADInplaceOrView,
-                                       c10::DispatchKey::AutocastCPU});
-  return tensor.key_set() == kKeys && tensor.is_contiguous();
+// The usual tensor is strided, on the CPU or a CUDA device, no inference tensor, contiguous.
+inline constexpr c10::DispatchKeySet kUsualOnCpu({c10::DispatchKey::CPU,
+                                                  c10::DispatchKey::AutogradCPU,
+                                                  c10::DispatchKey::ADInplaceOrView,
+                                                  c10::DispatchKey::AutocastCPU});
+inline constexpr c10::DispatchKeySet kUsualOnCuda({c10::DispatchKey::CUDA,
+                                                   c10::DispatchKey::AutogradCUDA,
+                                                   c10::DispatchKey::ADInplaceOrView,
+                                                   c10::DispatchKey::AutocastCUDA});
+inline bool is_usual(const c10::TensorImpl& tensor, c10::DispatchKeySet keys) {
+  return tensor.key_set() == keys && tensor.is_contiguous();
 }
 
 // Passes at one go what the checks below pass one by one: usual tensors of one type and shape.
 class Usual {
  public:
   explicit Usual(const at::TensorBase& param)
-      : type_(param.dtype()),
+      : keys_(param.is_cuda() ? kUsualOnCuda : kUsualOnCpu),
+        device_(param.device()),
+        type_(param.dtype()),
         sizes_(param.sizes()),
         itemsize_(param.itemsize()),
         bytes_(param.numel() * param.itemsize()),
-        applies_(bytes_ > 0 && is_usual(*param.unsafeGetTensorImpl()) && is_supported(param)) {}
+        applies_(bytes_ > 0 && is_usual(*param.unsafeGetTensorImpl(), keys_) &&
+                 is_supported(param)) {}
 
   bool applies() const { return applies_; }
 
   // Whether a tensor is like the parameter, and if so where it lies.
   bool locate(const at::TensorBase& tensor, Access access, Span& span) const {
     const c10::TensorImpl& impl = *tensor.unsafeGetTensorImpl();
-    if (!is_usual(impl) || impl.dtype() != type_ || !same_sizes(impl.sizes())) return false;
+    if (!is_usual(impl, keys_) || impl.dtype() != type_ || !same_sizes(impl.sizes())) return false;
+    if (keys_ == kUsualOnCuda && impl.device() != device_) return false;
     c10::StorageImpl& storage = *impl.unsafe_storage().unsafeGetStorageImpl();
     const std::size_t offset = impl.storage_offset() * itemsize_;
     if (offset + bytes_ > storage.nbytes()) return false;
@@ -91,6 +100,8 @@ class Usual {
     return same;
   }
 
+  c10::DispatchKeySet keys_;
+  c10::Device device_;
   caffe2::TypeMeta type_;
   c10::IntArrayRef sizes_;
   std::size_t itemsize_, bytes_;
@@ -121,11 +132,12 @@ Span span_of(const at::TensorBase& tensor, Access access, const Subject& subject
 bool share_elements(const at::TensorBase& a, const Span& span_a, const at::TensorBase& b,
                     const Span& span_b);
 
-// Where a usual step tensor counts, float32 and within what float32 counts exactly; else null.
+// Where a usual step tensor of the CPU counts, float32 and within what float32 counts exactly; else
+// null.
 inline float* usual_count(const at::TensorBase& step) {
   const c10::TensorImpl& impl = *step.unsafeGetTensorImpl();
-  if (!is_usual(impl) || impl.dtype() != caffe2::TypeMeta::Make<float>() || impl.numel() != 1 ||
-      impl.storage_offset() != 0)
+  if (!is_usual(impl, kUsualOnCpu) || impl.dtype() != caffe2::TypeMeta::Make<float>() ||
+      impl.numel() != 1 || impl.storage_offset() != 0)
     return nullptr;
   c10::StorageImpl& storage = *impl.unsafe_storage().unsafeGetStorageImpl();
   if (storage.nbytes() < sizeof(float)) return nullptr;
@@ -136,15 +148,18 @@ inline float* usual_count(const at::TensorBase& step) {
   return whole ? count : nullptr;
 }
 
-// Raises unless the tensor can count steps: one element on the CPU, a whole number from 0 up.
-void check_step(const at::TensorBase& step, const Subject& subject);
+// Raises unless the tensor can count the parameter's steps: one element, a whole number from 0 up.
+// Its value is looked at on the CPU only: a step does not wait for a device.
+void check_step(const at::TensorBase& step, const at::TensorBase& param, const Subject& subject);
 
 // Adds one to a checked step tensor and returns the new value. A float32 step stays at 2^24, as in
 // torch.
 double count_step(const at::TensorBase& step);
 
-// Raises unless the tensor is a number of a parameter's state: one finite element on the CPU.
-void check_number(const at::TensorBase& number, const Subject& subject);
+// Raises unless the tensor is a number of the parameter's state: one finite element, beside the
+// parameter.
+void check_number(const at::TensorBase& number, const at::TensorBase& param,
+                  const Subject& subject);
 
 Number read_number(const at::TensorBase& number);
 void write_number(const at::TensorBase& number, double value);

@@ -3,8 +3,10 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <optional>
 
+#include "cuda/place.h"
 #include "plan.h"
 
 namespace onepass {
@@ -49,6 +51,17 @@ double number_in(const c10::IValue& value, const char* name, bool optional) {
   return value.toTensor().item().toDouble();
 }
 
+bool is_number_on_device(const c10::IValue& value) {
+  return value.isTensor() && value.toTensor().defined() && cuda::number_on_device(value.toTensor());
+}
+
+void check_number_on_device(const at::Tensor& number, const char* name) {
+  TORCH_CHECK_VALUE(number.numel() == 1, "Tensor ", name, " must be 1-element");
+  TORCH_CHECK_TYPE(cuda::scalar_of(number).kind != cuda::Scalar::Kind::kNone, "Tensor ", name,
+                   " has dtype ", number.scalar_type(),
+                   "; on a device it must be float32, float64 or int64");
+}
+
 // A number as Python shows it: -1.0 and not -1.
 std::string shown(double value) {
   std::string text = c10::str(value);
@@ -81,7 +94,13 @@ class Arguments {
       if ((present_ >> k & 1) != 0) group.add_state(k);
     for (std::size_t k = 0; k < row_.hypers.size(); ++k) {
       const HyperInfo& hyper = row_.hypers[k];
-      group.hypers[k] = number_in(next(), hyper.name, hyper.optional);
+      const c10::IValue& value = next();
+      if (steps_on_devices() && is_number_on_device(value)) {
+        check_number_on_device(value.toTensor(), hyper.name);
+        group.on_device.emplace_back(k, value.toTensor());
+        continue;
+      }
+      group.hypers[k] = number_in(value, hyper.name, hyper.optional);
       if (!hyper.allows(group.hypers[k]))
         reject(hyper, shown(group.hypers[k]), std::string("argument ") + hyper.name);
     }
@@ -89,7 +108,16 @@ class Arguments {
     return group;
   }
 
-  bool is_skipped() { return row_.is_optimizer && number_in(next(), "found_inf", true) != 0.0; }
+  // Whether the host knows that there is no step to take; a device is told where to look.
+  bool is_skipped(Scaler& scaler) {
+    if (!row_.is_optimizer) return false;
+    const c10::IValue& found_inf = next();
+    if (!steps_on_devices() || !is_number_on_device(found_inf))
+      return number_in(found_inf, "found_inf", true) != 0.0;
+    check_number_on_device(found_inf.toTensor(), "found_inf");
+    scaler.found_inf = found_inf.toTensor();
+    return false;
+  }
 
   std::size_t size() const { return lists_[0].size(); }
 
@@ -114,6 +142,10 @@ class Arguments {
 
  private:
   const c10::IValue& next() { return values_[position_++]; }
+
+  bool steps_on_devices() const {
+    return size() > 0 && std::ranges::all_of(lists_[0], cuda::on_device);
+  }
 
   void check_lengths() {
     for (std::size_t k = 1; k < lists_.size(); ++k) {
@@ -141,14 +173,16 @@ const Algorithm& algorithm_of(const c10::OperatorHandle& op) {
   return algorithm(name);
 }
 
-void run_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+// On the CPU and on CUDA devices.
+void run(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const std::size_t count = op.schema().arguments().size();
   Arguments arguments(algorithm_of(op), *stack, count);
   torch::jit::drop(*stack, count);
   const Group group = arguments.group();
-  if (arguments.is_skipped()) return;
+  Scaler scaler;
+  if (arguments.is_skipped(scaler)) return;
   Plan plan;
-  plan.begin({&group, 1});
+  plan.begin({&group, 1}, scaler);
   for (std::size_t k = 0; k < arguments.size(); ++k)
     plan.add(0, static_cast<int>(k)) = arguments.tensors(k);
   plan.validate(ArgumentNames(*group.algorithm));
@@ -172,11 +206,15 @@ TORCH_LIBRARY(onepass, library) {
     library.def(schema(row).c_str(), {at::Tag::pt2_compliant_tag});
 }
 
-TORCH_LIBRARY_IMPL(onepass, CPU, library) {
+void implement(torch::Library& library) {
   for (const Algorithm& row : algorithms())
     library.impl((std::string(row.name) + "_").c_str(),
-                 torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());
+                 torch::CppFunction::makeFromBoxedFunction<&run>());
 }
+
+TORCH_LIBRARY_IMPL(onepass, CPU, library) { implement(library); }
+
+TORCH_LIBRARY_IMPL(onepass, CUDA, library) { implement(library); }
 
 TORCH_LIBRARY_IMPL(onepass, Meta, library) {
   for (const Algorithm& row : algorithms())

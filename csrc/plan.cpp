@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <string>
 
+#include "cuda/place.h"
 #include "sweep/versions.h"
 
 namespace onepass {
@@ -15,17 +16,28 @@ bool same_coefficients(const Group& a, const Group& b) {
                       std::ranges::equal(a.hypers, b.hypers));
 }
 
+// What belongs to a device, made where nothing does yet. Devices are few.
+template <class Value>
+Value& found(std::vector<std::pair<c10::Device, Value>>& by_device, c10::Device device) {
+  for (auto& [its_device, value] : by_device)
+    if (its_device == device) return value;
+  return by_device.emplace_back(device, Value{}).second;
+}
+
 }  // namespace
 
-void Plan::begin(std::span<const Group> groups, double grad_scale) {
+void Plan::begin(std::span<const Group> groups, const Scaler& scaler) {
   clear();
   groups_ = groups;
   sums_ = std::ranges::any_of(groups,
                               [](const Group& group) { return group.variant().sums != nullptr; });
   // Scaled gradients are written too: no conclusion about them is kept.
-  if (grad_scale != 0.0 || grad_scale_ != 0.0 || instruction_set_ != instruction_set())
+  if (scaler.scales() || scaled_ || emulation_ != cuda::emulated() ||
+      instruction_set_ != instruction_set())
     origins_.clear();
-  grad_scale_ = grad_scale;
+  scaler_ = scaler;
+  scaled_ = scaler.scales();
+  emulation_ = cuda::emulated();
   instruction_set_ = instruction_set();
 }
 
@@ -39,6 +51,8 @@ void Plan::clear() {
   rows_.clear();
   new_decay_logs_.clear();
   held_.clear();
+  scaler_.device_grad_scale.reset();
+  scaler_.found_inf.reset();
 }
 
 Tensors& Plan::add(int group, int index) {
@@ -51,7 +65,8 @@ Tensors& Plan::add(int group, int index) {
 void Plan::lay_end_to_end() {
   ends_.clear();
   std::int64_t end = 0;
-  for (const Task& task : tasks_) ends_.push_back(end += task.size);
+  for (std::size_t k = 0; k < tasks_.size(); ++k)
+    ends_.push_back(end += entries_[k].on_device ? 0 : tasks_[k].size);
 }
 
 // Whether tasks share memory, by all spans that are written and then by each gradient.
@@ -62,7 +77,7 @@ void Plan::find_shared_memory() {
     for (std::size_t k = 0; k < tasks_.size(); ++k)
       for (int operand = 0; operand < 2 + tasks_[k].state_count; ++operand)
         if (const Span& span = origins_[k].spans[operand];
-            span.begin != span.end && (operand != 1 || grad_scale_ != 0.0))
+            span.begin != span.end && (operand != 1 || scaled_))
           written_sorted_.push_back(span);
     std::ranges::sort(written_sorted_, {}, &Span::begin);
     writes_overlap_ = std::ranges::adjacent_find(written_sorted_, [](const Span& a, const Span& b) {
@@ -72,7 +87,7 @@ void Plan::find_shared_memory() {
   in_order_ = writes_overlap_;
   gaps_.resize(tasks_.size());
   for (std::size_t k = 0; !in_order_ && k < tasks_.size(); ++k)
-    in_order_ = grad_scale_ == 0.0 && gradient_shares_memory(k);
+    in_order_ = !scaled_ && gradient_shares_memory(k);
   writes_changed_ = grads_changed_ = false;
 }
 
@@ -98,19 +113,22 @@ void Plan::commit() {
     const Tensors& tensors = entries_[k].tensors;
     Task& task = tasks_[k];
     double step = tensors.is_new ? 1.0 : 2.0;
-    if (tensors.step != nullptr) {
+    if (tensors.step != nullptr && !cuda::number_on_device(*tensors.step)) {
       step = entries_[k].count != nullptr ? ++*entries_[k].count : count_step(*tensors.step);
-      tensors.step->unsafeGetTensorImpl()->bump_version();
     }
+    if (tensors.step != nullptr) tensors.step->unsafeGetTensorImpl()->bump_version();
+    entries_[k].step = step;
     if (tensors.decay_log.sum != nullptr) catch_up(entries_[k]);
     if (entries_[k].rows != nullptr && !entries_[k].rows->keep.empty())
       task.row_keep = entries_[k].rows->keep.data();
-    entries_[k].coefficients = &coefficients_for(entries_[k], task.arithmetic, step);
-    task.update = entries_[k].coefficients;
+    if (!entries_[k].on_device) {
+      entries_[k].coefficients = &coefficients_for(entries_[k], task.arithmetic, step);
+      task.update = entries_[k].coefficients;
+    }
     tensors.param->unsafeGetTensorImpl()->bump_version();
     for (int state = 0; state < task.state_count; ++state)
       tensors.states[state]->unsafeGetTensorImpl()->bump_version();
-    if (grad_scale_ != 0.0) tensors.grad->unsafeGetTensorImpl()->bump_version();
+    if (scaled_) tensors.grad->unsafeGetTensorImpl()->bump_version();
   }
 }
 
@@ -183,14 +201,55 @@ void Plan::finish_coefficients(std::size_t first, std::size_t last) {
 void Plan::sweep() {
   if (entries_.empty()) return;
   RECORD_FUNCTION(std::string("onepass::") + groups_.front().algorithm->name, {});
+  sweep_on_devices();
+  if (elements() == 0 && !sums_) return;
   if (!in_order_) {
     finish_coefficients(0, tasks_.size());
     return onepass::sweep(tasks_, ends_);
   }
   for (std::size_t k = 0; k < tasks_.size(); ++k) {
+    if (entries_[k].on_device) continue;
     finish_coefficients(k, k + 1);
     sweep_task(tasks_[k], 0, tasks_[k].size);
   }
+}
+
+bool Plan::steps_on_cpu() const {
+  return std::ranges::any_of(entries_, [](const Entry& entry) { return !entry.on_device; });
+}
+
+// One step for each device, of the parameters there.
+void Plan::sweep_on_devices() {
+  std::vector<std::pair<c10::Device, std::vector<cuda::Parameter>>> by_device;
+  for (std::size_t k = 0; k < entries_.size(); ++k) {
+    const auto& [tensors, group, index, on_device, count, step, rows, coefficients] = entries_[k];
+    if (!on_device) continue;
+    cuda::Parameter parameter{&tasks_[k], &groups_[group]};
+    const bool counted = tensors.step != nullptr && cuda::number_on_device(*tensors.step);
+    if (counted) parameter.step = cuda::scalar_of(*tensors.step);
+    if (!counted) parameter.step.value = step;
+    for (std::size_t n = 0; n < groups_[group].algorithm->numbers.size(); ++n) {
+      parameter.numbers[n] = cuda::scalar_of(*tensors.numbers[n]);
+      tensors.numbers[n]->unsafeGetTensorImpl()->bump_version();
+    }
+    found(by_device, tensors.param->device()).push_back(parameter);
+  }
+  for (const auto& [device, parameters] : by_device) sweep_on(device, parameters);
+}
+
+void Plan::sweep_on(c10::Device device, const std::vector<cuda::Parameter>& parameters) {
+  cuda::Scaling scaling;
+  at::Tensor scale, found_inf;  // live until the launch: memory is then given back in order
+  const auto place = [&](const at::Tensor& number, at::Tensor& here, cuda::Scalar& scalar) {
+    if (!number.defined()) return;
+    here = number.to(device, /*non_blocking=*/true);
+    scalar = cuda::scalar_of(here);
+  };
+  place(scaler_.device_grad_scale, scale, scaling.grad_scale);
+  place(scaler_.found_inf, found_inf, scaling.found_inf);
+  if (scaler_.grad_scale != 0.0)
+    scaling.grad_scale = {.value = scaler_.grad_scale, .kind = cuda::Scalar::Kind::kValue};
+  found(device_steps_, device).run(device, parameters, scaling, in_order_);
 }
 
 }  // namespace onepass

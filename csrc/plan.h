@@ -5,9 +5,12 @@
 
 #include <array>
 #include <deque>
+#include <utility>
 #include <vector>
 
 #include "algorithm.h"
+#include "cuda/place.h"
+#include "cuda/step.h"
 #include "operand.h"
 #include "sparse.h"
 #include "sweep/sweep.h"
@@ -25,12 +28,23 @@ struct Tensors {
   bool is_new = false;  // the states were made for this step
 };
 
+// What the tasks of a parameter group depend on.
+struct TaskKind {
+  const Algorithm* algorithm;
+  unsigned variant;
+  bool maximize;
+
+  bool operator==(const TaskKind&) const = default;
+};
+
 // A parameter group: the algorithm, which of its states are present, the hyper-parameters.
 struct Group {
   const Algorithm* algorithm = nullptr;
   unsigned present = 0;  // its states, a bit each
   bool maximize = false;
   double hypers[kMaxHypers] = {};
+  // Those of them that are read on the device alone, by position.
+  std::vector<std::pair<int, at::Tensor>> on_device = {};
   int state_count = 0;
   const char* state_names[kMaxStates] = {};
 
@@ -41,11 +55,21 @@ struct Group {
     return present | static_cast<unsigned>(is_on) << algorithm->states.size();
   }
 
+  TaskKind kind() const { return {algorithm, variant_index(), maximize}; }
+
   // Adds the algorithm's state of that number.
   void add_state(std::size_t k) {
     present |= 1u << k;
     state_names[state_count++] = algorithm->states[k].name;
   }
+};
+
+// What a gradient scaler asks of a step: numbers that the host knows, or tensors on a device.
+struct Scaler {
+  double grad_scale = 0.0;  // gradients are divided by it and written back; 0: neither
+  at::Tensor device_grad_scale = {}, found_inf = {};
+
+  bool scales() const { return grad_scale != 0.0 || device_grad_scale.defined(); }
 };
 
 // The order of calls is begin, add for each parameter, validate, commit, sweep.
@@ -54,8 +78,8 @@ struct Group {
 // anew in every step; where all it finds about a parameter is as before, so is the conclusion.
 class Plan {
  public:
-  // Starts a new step. A `grad_scale` other than 0 divides every gradient, which is written back.
-  void begin(std::span<const Group> groups, double grad_scale = 0.0);
+  // Starts a new step.
+  void begin(std::span<const Group> groups, const Scaler& scaler = {});
   // Adds the parameter at `index` of a group, and returns the place for its tensors. Without a
   // gradient its state is validated and that is all.
   Tensors& add(int group, int index);
@@ -65,7 +89,7 @@ class Plan {
   void commit();
   // Keeps the memory alive until clear(), whatever other threads let go of meanwhile.
   void hold();
-  // Sweeps all tasks.
+  // Sweeps all tasks, those on devices without waiting for them.
   void sweep();
   // Forgets all tensors and keeps the vectors' memory for the next step.
   void clear();
@@ -73,7 +97,10 @@ class Plan {
   // The logs that this step began to keep, for the states of their parameters.
   const std::deque<NewDecayLog>& new_decay_logs() const { return new_decay_logs_; }
 
+  // Of the tasks on the CPU.
   std::int64_t elements() const { return ends_.empty() ? 0 : ends_.back(); }
+  // Whether some parameter with a gradient is on the CPU.
+  bool steps_on_cpu() const;
 
  private:
   // What the coefficients computed last belong to.
@@ -86,7 +113,9 @@ class Plan {
   struct Entry {
     Tensors tensors;
     int group, index;
+    bool on_device = false;
     float* count = nullptr;  // of a usual step tensor
+    double step = 0.0;       // the number of this step, where the host counts
     Rows* rows = nullptr;    // of a sparse gradient
     Coefficients* coefficients = nullptr;
   };
@@ -117,16 +146,20 @@ class Plan {
   void lay_end_to_end();
   void find_shared_memory();
   bool gradient_shares_memory(std::size_t k);
+  void sweep_on_devices();
+  void sweep_on(c10::Device device, const std::vector<cuda::Parameter>& parameters);
 
-  double grad_scale_ = 0.0;
-  int instruction_set_ = -1;     // that the loops of tasks_ are for
+  Scaler scaler_;
+  bool scaled_ = false;       // scaler_.scales()
+  int instruction_set_ = -1;  // that the loops of tasks_ are for
+  cuda::Emulation emulation_ = {};
   bool writes_changed_ = false;  // since the verdict of find_shared_memory
   bool grads_changed_ = false;
   bool writes_overlap_ = false;
   bool sums_ = false;      // some group's coefficients wait for sums
   bool in_order_ = false;  // some tasks share memory: sweep one after the other
   std::span<const Group> groups_;
-  std::vector<Group> groups_before_;  // those that origins_ refers to
+  std::vector<TaskKind> kinds_before_;  // of the groups that origins_ refers to
   std::vector<Entry> entries_;
   std::vector<Task> tasks_;  // this and the next three: by entry, and kept between steps
   std::vector<Origin> origins_;
@@ -142,6 +175,7 @@ class Plan {
   std::deque<Rows> rows_;                              // of sparse gradients
   std::deque<NewDecayLog> new_decay_logs_;
   std::vector<c10::Storage> held_;
+  std::vector<std::pair<c10::Device, cuda::DeviceSteps>> device_steps_;
 };
 
 }  // namespace onepass

@@ -71,7 +71,7 @@ void Plan::make_task(std::size_t k, const Spans& spans, bool usual) {
   if (tensors.grad == nullptr) return;
   task.state_count = group.state_count;
   task.maximize = group.maximize;
-  task.grad_scale = grad_scale_;
+  task.grad_scale = scaler_.grad_scale;
   const int pair = tensors.param->is_complex() ? 2 : 1;
   task.size = tensors.param->is_meta() ? 0 : tensors.param->numel() * pair;
   const Float type = stored_type(*tensors.param);
@@ -96,7 +96,8 @@ void Plan::make_task(std::size_t k, const Spans& spans, bool usual) {
 void Plan::choose_loops(std::size_t k) {
   Task& task = tasks_[k];
   const Group& group = groups_[entries_[k].group];
-  if (k > 0 && entries_[k].group == entries_[k - 1].group && same_types(task, tasks_[k - 1]) &&
+  if (k > 0 && entries_[k].group == entries_[k - 1].group &&
+      entries_[k].on_device == entries_[k - 1].on_device && same_types(task, tasks_[k - 1]) &&
       task.sizes == nullptr && tasks_[k - 1].sizes == nullptr) {
     task.arithmetic = tasks_[k - 1].arithmetic;
     task.in_place = tasks_[k - 1].in_place;
@@ -106,6 +107,7 @@ void Plan::choose_loops(std::size_t k) {
   }
   const Variant& variant = group.variant();
   task.arithmetic = arithmetic_of(task);
+  if (entries_[k].on_device) return;
   task.in_place = in_place_loop(task, variant);
   if (variant.sums != nullptr) task.sums = variant.sums(task.arithmetic);
   task.tiled = variant.loop(task.arithmetic == Float::kFloat64 ? kMixFloat64 : kMixFloat32);

@@ -4,16 +4,11 @@
 #include <algorithm>
 #include <string_view>
 
+#include "cuda/place.h"
 #include "plan.h"
 
 namespace onepass {
 namespace {
-
-// Whether tasks of the two groups are made alike.
-bool same_tasks(const Group& a, const Group& b) {
-  return a.algorithm == b.algorithm && a.variant_index() == b.variant_index() &&
-         a.maximize == b.maximize;
-}
 
 // Raises if two of a parameter's tensors have an element in common: the loops take them for
 // independent. Almost always their spans say so already.
@@ -60,9 +55,10 @@ void prefetch_storage(const at::TensorBase& tensor) {
 void Plan::validate(const Names& names) {
   const std::size_t count = entries_.size();
   const auto states = [this](std::size_t k) { return groups_[entries_[k].group].state_count; };
-  if (!std::ranges::equal(groups_, groups_before_, same_tasks)) {
+  if (!std::ranges::equal(groups_, kinds_before_, {}, &Group::kind)) {
     origins_.clear();
-    groups_before_.assign(groups_.begin(), groups_.end());
+    kinds_before_.clear();
+    for (const Group& group : groups_) kinds_before_.push_back(group.kind());
   }
   writes_changed_ |= origins_.size() != count;
   tasks_.resize(count);
@@ -82,6 +78,7 @@ void Plan::validate(const Names& names) {
 
 void Plan::validate_entry(std::size_t k, const Subject& subject) {
   Entry& entry = entries_[k];
+  entry.on_device = entry.tensors.grad != nullptr && cuda::on_device(*entry.tensors.param);
   const int states = groups_[entry.group].state_count;
   Spans spans = {};
   const bool usual = usual_spans(entry.tensors, states, spans);
@@ -114,20 +111,28 @@ bool Plan::keep_task(std::size_t k, const Spans& spans) {
 void Plan::check_numbers(Entry& entry, const Subject& subject) {
   const Tensors& tensors = entry.tensors;
   if (tensors.step != nullptr) {
-    entry.count = usual_count(*tensors.step);
-    if (entry.count == nullptr) check_step(*tensors.step, subject.about("step"));
+    const bool host_counts = !cuda::number_on_device(*tensors.step);
+    if (host_counts) entry.count = usual_count(*tensors.step);
+    if (entry.count == nullptr) check_step(*tensors.step, *tensors.param, subject.about("step"));
+    TORCH_CHECK(!entry.on_device || !host_counts || !scaler_.found_inf.defined(),
+                subject.about("step").text(), " is on the CPU, which cannot know whether this ",
+                "step is skipped; move it to ", tensors.param->device(), " with the parameter");
   }
-  if (tensors.decay_log.sum != nullptr) check_decay_log(tensors.decay_log, *tensors.param, subject);
+  if (tensors.decay_log.sum != nullptr) {
+    TORCH_CHECK(!entry.on_device, subject.text(), " has rows that missed decay, which catches up ",
+                "on the CPU only; call catch_up() there before the model moves");
+    check_decay_log(tensors.decay_log, *tensors.param, subject);
+  }
   const std::span<const State> numbers = groups_[entry.group].algorithm->numbers;
   for (std::size_t k = 0; k < numbers.size(); ++k)
-    check_number(*tensors.numbers[k], subject.about(numbers[k].name));
+    check_number(*tensors.numbers[k], *tensors.param, subject.about(numbers[k].name));
 }
 
 // What nearly every parameter is: all its tensors usual, of one type and shape.
 bool Plan::usual_spans(const Tensors& tensors, int states, Spans& spans) const {
   const Usual usual(*tensors.param);
   if (tensors.grad == nullptr || !usual.applies()) return false;
-  const Access grad_access = grad_scale_ == 0.0 ? Access::kRead : Access::kWrite;
+  const Access grad_access = !scaled_ ? Access::kRead : Access::kWrite;
   if (!usual.locate(*tensors.param, Access::kWrite, spans[0]) ||
       !usual.locate(*tensors.grad, grad_access, spans[1]))
     return false;
@@ -155,7 +160,7 @@ void Plan::check_operands(Entry& entry, const Subject& subject, Spans& spans) {
 }
 
 Span Plan::check_gradient(Entry& entry, const Subject& subject) {
-  const bool scaled = grad_scale_ != 0.0;
+  const bool scaled = scaled_;
   const Access access = scaled ? Access::kWrite : Access::kRead;
   const at::TensorBase*& grad = entry.tensors.grad;
   if (grad->layout() != at::kStrided) check_sparse_gradient(entry, subject);
@@ -178,7 +183,9 @@ void Plan::check_sparse_gradient(Entry& entry, const Subject& subject) {
   for (std::size_t k = 0; row.no_sparse_decay != nullptr && k < row.hypers.size(); ++k)
     TORCH_CHECK(row.hypers[k].key != std::string_view("weight_decay") || group.hypers[k] == 0.0,
                 row.no_sparse_decay);
-  TORCH_CHECK(grad_scale_ == 0.0, subject.text(), " is sparse, which a step under GradScaler with ",
+  TORCH_CHECK(!entry.on_device, subject.text(), " is sparse, which only steps on the CPU take so ",
+              "far; call .to_dense()");
+  TORCH_CHECK(!scaled_, subject.text(), " is sparse, which a step under GradScaler with ",
               "fused=True does not take; leave fused=True out");
   TORCH_CHECK(group.variant().sums == nullptr, subject.text(),
               " is sparse, but cautious steps take ", "dense gradients; call .to_dense()");

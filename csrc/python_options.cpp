@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cuda/place.h"
+
 namespace onepass {
 namespace {
 
@@ -34,11 +36,27 @@ inline bool read_plain(PyObject* object, const HyperInfo& hyper, double& number)
   return hyper.allows(number);
 }
 
-// Any number, checked; reading it may run code of Python's.
-double read_hyper(PyObject* value, const HyperInfo& hyper, int group) {
+// Whether a group has a parameter that is stepped on the CPU.
+bool steps_on_cpu(PyObject* group) {
+  static PyObject* const params_key = interned("params");
+  PyObject* const params = get(group, params_key);
+  if (params == nullptr || !PyList_Check(params)) return true;
+  for (Py_ssize_t k = 0; k < PyList_GET_SIZE(params); ++k) {
+    PyObject* const param = PyList_GET_ITEM(params, k);
+    if (!THPVariable_Check(param) || !cuda::on_device(THPVariable_Unpack(param))) return true;
+  }
+  return false;
+}
+
+// The option itself, or its item under the key of several.
+py::object option_of(PyObject* value, const HyperInfo& hyper, int group) {
   TORCH_CHECK(value != nullptr, "parameter group ", group, " has no '", hyper.key, "'; set it");
   auto item = py::reinterpret_borrow<py::object>(value);
-  if (hyper.index >= 0) item = item_of(item, hyper, group);
+  return hyper.index >= 0 ? item_of(item, hyper, group) : item;
+}
+
+// Any number, checked; reading it may run code of Python's.
+double read_hyper(const py::object& item, const HyperInfo& hyper, int group) {
   if (hyper.range == Range::kFlag) return is_true(item.ptr()) ? 1.0 : 0.0;
   const OptionName name{hyper.key, hyper.index, group};
   const double number = number_of(item.ptr(), name);
@@ -96,7 +114,14 @@ Group GroupReader::read(PyObject* group, int index) {
     if (read_plain(values_[slot.key], slot.hyper, read.hypers[k])) continue;
     PyObject* const value = find(group, slot.key);
     if (value == nullptr && slot.hyper.optional) continue;
-    read.hypers[k] = read_hyper(value, slot.hyper, index);
+    const py::object item = option_of(value, slot.hyper, index);
+    const bool on_device =
+        THPVariable_Check(item.ptr()) && cuda::number_on_device(THPVariable_Unpack(item.ptr()));
+    if (on_device) {
+      const OptionName name{slot.hyper.key, slot.hyper.index, index};
+      read.on_device.emplace_back(k, number_on_device(THPVariable_Unpack(item.ptr()), name));
+    }
+    if (!on_device || steps_on_cpu(group)) read.hypers[k] = read_hyper(item, slot.hyper, index);
     look(group);  // what was borrowed may be gone
   }
   for (std::size_t k = 0; k < option_keys_.size(); ++k)

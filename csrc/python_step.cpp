@@ -1,10 +1,13 @@
 #include "python_step.h"
 
+#include <ATen/Functions.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 
 #include <bit>
 #include <cmath>
+
+#include "cuda/place.h"
 
 namespace onepass {
 namespace {
@@ -69,13 +72,14 @@ PythonStep::PythonStep(const std::string& algorithm_name)
 bool PythonStep::step(const py::list& groups, const py::dict& state, const py::function& new_state,
                       const py::object& grad_scale, const py::object& found_inf) {
   const Session session(*this);
-  if (skips(found_inf)) return true;
-  const std::optional<double> scale = optional_number_of(grad_scale.ptr(), {"grad_scale", -1, -1});
-  TORCH_CHECK_VALUE(!scale || (*scale > 0.0 && std::isfinite(*scale)),
-                    "Invalid grad_scale: ", scale.value_or(0.0),
-                    " (it must be positive and finite)");
-  grad_scale_ = scale.value_or(0.0);
+  if (!read_scaler(grad_scale, found_inf)) return true;
   if (!prepare(groups.ptr(), state.ptr(), new_state)) return false;
+  if ((scaler_.found_inf.defined() || scaler_.device_grad_scale.defined()) &&
+      plan_.steps_on_cpu()) {
+    if (!read_scaler_on_cpu()) return true;
+    gather(groups.ptr(), state.ptr(), Look::kAtGradients);
+    plan_.validate(ParameterNames(groups.ptr()));
+  }
   plan_.commit();
   keep_decay_logs(groups.ptr(), state.ptr());
   if (plan_.elements() <= kReleaseThreshold) {
@@ -86,6 +90,47 @@ bool PythonStep::step(const py::list& groups, const py::dict& state, const py::f
     plan_.sweep();
   }
   return true;
+}
+
+// Whether there is a step to take, as far as the host knows.
+bool PythonStep::read_scaler(const py::object& grad_scale, const py::object& found_inf) {
+  scaler_ = {};
+  const auto read = [](const py::object& object, const OptionName& name, at::Tensor& on_device) {
+    if (THPVariable_Check(object.ptr())) {
+      const at::Tensor& tensor = THPVariable_Unpack(object.ptr());
+      if (cuda::number_on_device(tensor)) {
+        on_device = number_on_device(tensor, name);
+        return 0.0;
+      }
+    }
+    return optional_number_of(object.ptr(), name).value_or(0.0);
+  };
+  if (read(found_inf, {"found_inf", -1, -1}, scaler_.found_inf) != 0.0) return false;
+  const double scale = read(grad_scale, {"grad_scale", -1, -1}, scaler_.device_grad_scale);
+  const bool given = !grad_scale.is_none() && !scaler_.device_grad_scale.defined();
+  TORCH_CHECK_VALUE(!given || (scale > 0.0 && std::isfinite(scale)), "Invalid grad_scale: ", scale,
+                    " (it must be positive and finite)");
+  scaler_.grad_scale = scale;
+  return true;
+}
+
+// The same for parameters on the CPU, which have to wait for a scaler on a device.
+bool PythonStep::read_scaler_on_cpu() {
+  if (scaler_.found_inf.defined() && scaler_.found_inf.item().toDouble() != 0.0) return false;
+  if (scaler_.device_grad_scale.defined())
+    scaler_.grad_scale = scaler_.device_grad_scale.item().toDouble();
+  scaler_.device_grad_scale.reset();
+  return true;
+}
+
+const at::Tensor* PythonStep::count_of(const at::Tensor& state, bool is_new) {
+  const auto found = counts_.find(state.unsafeGetTensorImpl());
+  if (found != counts_.end() && !found->second.state.expired()) return &found->second.steps;
+  if (!is_new || !scaler_.found_inf.defined()) return nullptr;
+  Count count{c10::weak_intrusive_ptr<c10::TensorImpl>(state.getIntrusivePtr()),
+              at::zeros({}, state.options().dtype(at::kFloat))};
+  return &counts_.insert_or_assign(state.unsafeGetTensorImpl(), std::move(count))
+              .first->second.steps;
 }
 
 // Gives the states of parameters the logs that their first sparse gradient made.
@@ -105,7 +150,7 @@ bool PythonStep::skips(const py::object& found_inf) {
 bool PythonStep::rehearse(const py::list& groups, const py::dict& state,
                           const py::function& new_state) {
   const Session session(*this);
-  grad_scale_ = 0.0;
+  scaler_ = {};
   return prepare(groups.ptr(), state.ptr(), new_state);
 }
 
@@ -130,7 +175,7 @@ bool PythonStep::prepare(PyObject* groups, PyObject* state, const py::function& 
 
 void PythonStep::check(const py::list& groups, const py::dict& state, int first_group) {
   const Session session(*this);
-  grad_scale_ = 0.0;
+  scaler_ = {};
   first_group_ = first_group;
   read_groups(groups.ptr());
   gather(groups.ptr(), state.ptr(), Look::kAtStates);
@@ -149,7 +194,7 @@ void PythonStep::read_groups(PyObject* groups) {
 }
 
 bool PythonStep::gather(PyObject* groups, PyObject* state, Look look) {
-  plan_.begin(groups_, grad_scale_);
+  plan_.begin(groups_, scaler_);
   stateless_.clear();
   next_new_ = 0;
   TORCH_CHECK(PyList_GET_SIZE(groups) == static_cast<Py_ssize_t>(groups_.size()),
@@ -189,6 +234,9 @@ bool PythonStep::gather_group(PyObject* groups, int index, StateLookup& states, 
       Tensors& tensors = add_parameter(param, state, subject, look);
       tensors.is_new = next_new_ < new_.size() && new_[next_new_] == object;
       if (tensors.is_new) ++next_new_;
+      if (tensors.step == nullptr && tensors.states[0] != nullptr &&
+          (scaler_.found_inf.defined() || !counts_.empty()))
+        tensors.step = count_of(at::Tensor(*tensors.states[0]), tensors.is_new);
     } else if (look == Look::kAtGradients) {
       stateless_.emplace_back(py::reinterpret_borrow<py::object>(object),
                               py::reinterpret_borrow<py::object>(group));

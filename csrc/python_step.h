@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -40,6 +41,9 @@ class PythonStep {
   class Session;
 
   void read_groups(PyObject* groups);
+  bool read_scaler(const py::object& grad_scale, const py::object& found_inf);
+  bool read_scaler_on_cpu();
+  const at::Tensor* count_of(const at::Tensor& state, bool is_new);
   bool prepare(PyObject* groups, PyObject* state, const py::function& new_state);
   bool gather(PyObject* groups, PyObject* state, Look look);
   bool gather_group(PyObject* groups, int index, StateLookup& states, Look look);
@@ -54,12 +58,20 @@ class PythonStep {
   std::vector<PyObject*> state_keys_, number_keys_;
   PyObject *decay_log_key_, *row_decay_log_key_;
   bool busy_ = false;
-  double grad_scale_ = 0.0;
+  Scaler scaler_;
   int first_group_ = 0;
   std::vector<Group> groups_;
   std::vector<std::pair<py::object, py::object>> stateless_;  // (parameter, its group)
   std::vector<PyObject*> new_;  // the parameters whose state was made for this step, in order
   std::size_t next_new_ = 0;    // which of them comes next
+  // Of an algorithm that counts no steps, the counts of states that were new in a step that a
+  // device may have skipped: only there it is known which step is the first. By the state's
+  // address.
+  struct Count {
+    c10::weak_intrusive_ptr<c10::TensorImpl> state;
+    at::Tensor steps;
+  };
+  std::unordered_map<const c10::TensorImpl*, Count> counts_;
   Plan plan_;
 };
 

@@ -70,7 +70,7 @@ NewDecayLog::NewDecayLog(const at::TensorBase& param, std::int64_t sparse_dim) {
 }
 
 void check_decay_log(const DecayLog& log, const at::TensorBase& param, const Subject& subject) {
-  check_number(*log.sum, subject.about("decay_log"));
+  check_number(*log.sum, param, subject.about("decay_log"));
   const at::TensorBase& at_row = *log.at_row;
   const Subject row = subject.about("row_decay_log");
   check_kind(at_row, row);

@@ -3,6 +3,9 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
 
 using cudaStream_t = struct CUstream_st*;
 
@@ -22,6 +25,16 @@ enum cudaStreamCaptureStatus {
   cudaStreamCaptureStatusActive = 1,
   cudaStreamCaptureStatusInvalidated = 2,
 };
+
+enum cudaStreamCaptureMode {
+  cudaStreamCaptureModeGlobal = 0,
+  cudaStreamCaptureModeThreadLocal = 1,
+  cudaStreamCaptureModeRelaxed = 2,
+};
+
+enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1 };
+
+inline constexpr unsigned cudaStreamNonBlocking = 1;
 
 struct cudaFuncAttributes {
   std::size_t sharedSizeBytes;
@@ -102,3 +115,27 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel* kernel
   attributes->maxThreadsPerBlock = onepass::emulation::kMaxThreads;
   return onepass::emulation::reported(onepass::emulation::runtime.function_error);
 }
+
+inline cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  static cudaStreamCaptureMode current = cudaStreamCaptureModeGlobal;
+  std::swap(current, *mode);
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaMalloc(void** memory, std::size_t size) {
+  *memory = std::malloc(size);
+  return *memory == nullptr ? onepass::emulation::reported(cudaErrorMemoryAllocation) : cudaSuccess;
+}
+
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t size, cudaMemcpyKind,
+                                   cudaStream_t) {
+  if (size > 0) std::memcpy(to, from, size);
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  *stream = nullptr;
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }

@@ -4,7 +4,7 @@ namespace onepass {
 
 template <>
 std::vector<Algorithm> rows_of_part<0>() {
-  return rows_of<0>(Rules{}, indices(Rules{}));
+  return rows_of<0>();
 }
 
 }  // namespace onepass

@@ -4,7 +4,7 @@ namespace onepass {
 
 template <>
 std::vector<Algorithm> rows_of_part<1>() {
-  return rows_of<1>(Rules{}, indices(Rules{}));
+  return rows_of<1>();
 }
 
 }  // namespace onepass

@@ -4,7 +4,7 @@ namespace onepass {
 
 template <>
 std::vector<Algorithm> rows_of_part<3>() {
-  return rows_of<3>(Rules{}, indices(Rules{}));
+  return rows_of<3>();
 }
 
 }  // namespace onepass

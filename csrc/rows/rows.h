@@ -2,21 +2,14 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
 #include <new>
 #include <string_view>
-#include <utility>
 
 #include "../algorithm.h"
-#include "../rules/rules.h"
+#include "../rules/variants.h"
 #include "../sweep/versions.h"
 
 namespace onepass {
-
-template <class Rule, unsigned kPresent>
-constexpr int states_of() {
-  return std::popcount(kPresent & ((1u << std::size(Rule::kStates)) - 1));
-}
 
 template <class Rule, unsigned kPresent>
 Loop loop_for(int mix) {
@@ -89,29 +82,6 @@ Variant variant_of() {
 }
 
 template <class Rule>
-constexpr unsigned required_states() {
-  unsigned required = 0, bit = 1;
-  for (const State& state : Rule::kStates) {
-    if (state.only_if == nullptr) required |= bit;
-    bit <<= 1;
-  }
-  return required;
-}
-
-// Instantiates the loops for every set of states that holds the required ones, the option on or
-// off.
-template <class Rule, unsigned kPresent = 0>
-void fill_variants(Algorithm& row) {
-  constexpr unsigned kBits = std::size(Rule::kStates) + (Rule::kOption.empty() ? 0 : 1);
-  static_assert(kBits <= kMaxStates);
-  if constexpr (kPresent < (1u << kBits)) {
-    if constexpr ((kPresent & required_states<Rule>()) == required_states<Rule>())
-      row.variants[kPresent] = variant_of<Rule, kPresent>();
-    fill_variants<Rule, kPresent + 1>(row);
-  }
-}
-
-template <class Rule>
 Algorithm row_of() {
   static_assert(std::size(Rule::kHypers) <= kMaxHypers && std::size(Rule::kNumbers) <= kMaxNumbers);
   Algorithm row{.name = Rule::kName,
@@ -134,25 +104,17 @@ Algorithm row_of() {
     row.hypers.push_back({hyper.name, hyper.key, hyper.index, static_cast<int>(count), hyper.label,
                           hyper.range, hyper.scheduled, hyper.optional, smallest, largest});
   }
-  fill_variants<Rule>(row);
+  for_each_variant<Rule>([&row]<unsigned kPresent>(Present<kPresent>) {
+    row.variants[kPresent] = variant_of<Rule, kPresent>();
+  });
   return row;
 }
 
-template <bool wanted, class Rule>
-void append(std::vector<Algorithm>& rows) {
-  if constexpr (wanted) rows.push_back(row_of<Rule>());
-}
-
-template <int part, class... Rule, std::size_t... index>
-std::vector<Algorithm> rows_of(RuleList<Rule...> /*all*/, std::index_sequence<index...> /*all*/) {
+template <int part>
+std::vector<Algorithm> rows_of() {
   std::vector<Algorithm> rows;
-  (append<index * kParts / sizeof...(Rule) == part, Rule>(rows), ...);
+  for_each_rule<part>([&rows]<class Rule>(RuleType<Rule>) { rows.push_back(row_of<Rule>()); });
   return rows;
-}
-
-template <class... Rule>
-constexpr auto indices(RuleList<Rule...> /*all*/) {
-  return std::index_sequence_for<Rule...>{};
 }
 
 }  // namespace onepass

@@ -14,7 +14,7 @@ struct AdaBelief : DecayedMeans {
   struct Update {
     Real keep, one_minus_beta1, beta2, one_minus_beta2, step_size, s_scale, eps;
 
-    Update(const AdaBelief& h, double t) {
+    ONEPASS_FN Update(const AdaBelief& h, double t) {
       keep = Real(kept(h));
       one_minus_beta1 = Real(1.0 - h.beta1);
       beta2 = Real(h.beta2);

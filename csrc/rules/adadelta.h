@@ -22,7 +22,7 @@ struct Adadelta : Rule {
   struct Update {
     Real l2, rho, one_minus_rho, eps, lr;
 
-    Update(const Adadelta& h, double)
+    ONEPASS_FN Update(const Adadelta& h, double)
         : l2(h.weight_decay), rho(h.rho), one_minus_rho(1.0 - h.rho), eps(h.eps), lr(h.lr) {}
 
     ONEPASS_FN Real operator()(Real p, Real g, Real* states) const {

@@ -28,7 +28,7 @@ struct Adagrad : Rule {
   struct Update {
     Real l2, lr, eps, eps_root;
 
-    Update(const Adagrad& h, double t)
+    ONEPASS_FN Update(const Adagrad& h, double t)
         : l2(h.weight_decay),
           lr(h.lr / (1.0 + (t - 1.0) * h.lr_decay)),
           eps(h.eps),

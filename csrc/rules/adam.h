@@ -39,7 +39,7 @@ struct Adam : Rule {
   struct Update {
     Real l2, keep, one_minus_beta1, beta2, one_minus_beta2, step_size, v_scale, eps, eps_root;
 
-    Update(const Adam& h, double t) {
+    ONEPASS_FN Update(const Adam& h, double t) {
       const double bias_correction1 = 1.0 - power(h.beta1, t);
       const double bias_correction2 = 1.0 - power(h.beta2, t);
       l2 = Real(l2_if_coupled(h));
@@ -71,7 +71,7 @@ struct Adam : Rule {
       g = with_l2(g, l2, p);
       terms[0] = Real(agree(lerp(states[0], g, one_minus_beta1), g));
     }
-    void finish(const double* squares, double size, Number* /*numbers*/) {
+    ONEPASS_FN void finish(const double* squares, double size, Number* /*numbers*/) {
       step_size *= Real(cautious_scale(squares[0], size));
     }
   };
@@ -82,7 +82,7 @@ struct AdamW : Adam {
   static constexpr const char* kName = "adamw";
   static constexpr std::span<const Hyper<Adam>> kHypers{Adam::kHypers,
                                                         std::size(Adam::kHypers) - 1};
-  AdamW() { decoupled_weight_decay = 1.0; }
+  ONEPASS_FN AdamW() { decoupled_weight_decay = 1.0; }
 };
 
 }  // namespace onepass

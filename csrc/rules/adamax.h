@@ -24,7 +24,7 @@ struct Adamax : Rule {
   struct Update {
     Real l2, one_minus_beta1, beta2, eps, step_size;
 
-    Update(const Adamax& h, double t)
+    ONEPASS_FN Update(const Adamax& h, double t)
         : l2(h.weight_decay),
           one_minus_beta1(1.0 - h.beta1),
           beta2(h.beta2),

@@ -27,7 +27,7 @@ struct Adan : Rule {
     Real one_minus_beta1, beta2, one_minus_beta2, beta3, one_minus_beta3, step_size, diff_step_size;
     Real n_scale, eps, eps_root, keep, first;
 
-    Update(const Adan& h, double t) {
+    ONEPASS_FN Update(const Adan& h, double t) {
       const double bias_correction3 = 1.0 - power(h.beta3, t);
       one_minus_beta1 = Real(1.0 - h.beta1);
       beta2 = Real(h.beta2);

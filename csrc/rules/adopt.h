@@ -14,7 +14,7 @@ struct ADOPT : DecayedMeans {
   struct Update {
     Real keep, one_minus_beta1, beta2, one_minus_beta2, lr, eps, clip;
 
-    Update(const ADOPT& h, double t) {
+    ONEPASS_FN Update(const ADOPT& h, double t) {
       const bool is_first = t == 1.0;  // v_0 = g_0^2, and nothing else
       keep = Real(is_first ? 1.0 : kept(h));
       one_minus_beta1 = Real(is_first ? 0.0 : 1.0 - h.beta1);

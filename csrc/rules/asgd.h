@@ -25,7 +25,7 @@ struct ASGD : Rule {
   struct Update {
     Real l2, keep, eta, mu;
 
-    Update(const ASGD& h, double t, Number* numbers) {
+    ONEPASS_FN Update(const ASGD& h, double t, Number* numbers) {
       Number &next_eta = numbers[0], &next_mu = numbers[1];
       l2 = Real(h.weight_decay);
       keep = Real(1.0 - h.lambd * next_eta.value);

@@ -24,7 +24,7 @@ struct EMA : Rule {
   struct Update {
     Real weight, first;
 
-    Update(const EMA& h, double /*t*/) {
+    ONEPASS_FN Update(const EMA& h, double /*t*/) {
       first = Real(h.step == 1.0);
       weight = Real(h.step == 0.0 ? 1.0 - h.beta : (1.0 - h.beta) / (1.0 - power(h.beta, h.step)));
     }

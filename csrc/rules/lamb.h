@@ -25,7 +25,7 @@ struct LAMB : Rule {
     double lr;
     Real one_minus_beta1, beta2, one_minus_beta2, m_scale, v_scale, eps, weight_decay, step_size;
 
-    Update(const LAMB& h, double t)
+    ONEPASS_FN Update(const LAMB& h, double t)
         : lr(h.lr),
           one_minus_beta1(1.0 - h.beta1),
           beta2(h.beta2),
@@ -48,7 +48,7 @@ struct LAMB : Rule {
       terms[1] = direction(p, g, states);
     }
 
-    void finish(const double* squares, double /*size*/, Number* /*numbers*/) {
+    ONEPASS_FN void finish(const double* squares, double /*size*/, Number* /*numbers*/) {
       step_size = Real(lr * trust_ratio(squares[0], squares[1]));
     }
 

@@ -26,7 +26,7 @@ struct LaProp : Rule {
   struct Update {
     Real keep, one_minus_beta1, beta2, one_minus_beta2, step_size, n_scale, eps, eps_root;
 
-    Update(const LaProp& h, double t) {
+    ONEPASS_FN Update(const LaProp& h, double t) {
       const double bias_correction2 = 1.0 - power(h.beta2, t);
       keep = Real(kept(h));
       one_minus_beta1 = Real(1.0 - h.beta1);

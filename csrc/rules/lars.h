@@ -27,7 +27,7 @@ struct LARS : Rule {
     double lr, decay, trust_coefficient, eps;
     Real momentum, weight_decay, local_lr;
 
-    Update(const LARS& h, double /*t*/)
+    ONEPASS_FN Update(const LARS& h, double /*t*/)
         : lr(h.lr),
           decay(h.weight_decay),
           trust_coefficient(h.trust_coefficient),
@@ -41,7 +41,7 @@ struct LARS : Rule {
     }
 
     // Deviation: where one of the norms is 0 the rate is lr, as in the authors' code.
-    void finish(const double* squares, double /*size*/, Number* /*numbers*/) {
+    ONEPASS_FN void finish(const double* squares, double /*size*/, Number* /*numbers*/) {
       const double w = std::sqrt(squares[0]), g = std::sqrt(squares[1]);
       const double local = trust_coefficient * w / (g + decay * w + eps);  // lambda_l
       local_lr = Real(lr * (w == 0.0 || g == 0.0 ? 1.0 : local));

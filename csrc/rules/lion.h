@@ -28,7 +28,7 @@ struct Lion : Rule {
   struct Update {
     Real keep, one_minus_beta1, one_minus_beta2, lr;
 
-    Update(const Lion& h, double)
+    ONEPASS_FN Update(const Lion& h, double)
         : keep(kept(h)), one_minus_beta1(1.0 - h.beta1), one_minus_beta2(1.0 - h.beta2), lr(h.lr) {}
 
     ONEPASS_FN Real operator()(Real p, Real g, Real* states) const {
@@ -43,7 +43,7 @@ struct Lion : Rule {
     ONEPASS_FN void measure(Real /*p*/, Real g, Real* states, Real* terms) const {
       terms[0] = Real(agree(lerp(states[0], g, one_minus_beta1), g));
     }
-    void finish(const double* squares, double size, Number* /*numbers*/) {
+    ONEPASS_FN void finish(const double* squares, double size, Number* /*numbers*/) {
       lr *= Real(cautious_scale(squares[0], size));
     }
   };

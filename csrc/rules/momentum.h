@@ -29,7 +29,7 @@ struct Momentum : Rule {
   struct Update {
     Real l2, keep, one_minus_beta, nesterov, step_size;
 
-    Update(const Momentum& h, double t) {
+    ONEPASS_FN Update(const Momentum& h, double t) {
       const double weights = 1.0 - power(h.beta, h.nesterov != 0.0 ? t + 1.0 : t);
       l2 = Real(l2_if_coupled(h));
       keep = Real(kept_if_decoupled(h));

@@ -33,7 +33,7 @@ struct NAdam : Rule {
     Real l2, keep, one_minus_beta1, beta2, one_minus_beta2, g_scale, m_scale, v_scale, eps;
     Real eps_root;
 
-    Update(const NAdam& h, double t, Number* numbers) {
+    ONEPASS_FN Update(const NAdam& h, double t, Number* numbers) {
       const auto momentum = [&h](double at) {
         return h.beta1 * (1.0 - 0.5 * power(0.96, at * h.momentum_decay));
       };

@@ -26,7 +26,7 @@ struct NovoGrad : Rule {
     double eps_beside_root, kept_of_v;
     Real beta1, weight_decay, lr, norm_scale;
 
-    Update(const NovoGrad& h, double t, Number* /*numbers*/)
+    ONEPASS_FN Update(const NovoGrad& h, double t, Number* /*numbers*/)
         : eps_beside_root(h.eps),
           kept_of_v(t == 1.0 ? 0.0 : h.beta2),  // v_1 = |g_1|^2
           beta1(h.beta1),
@@ -37,7 +37,7 @@ struct NovoGrad : Rule {
       terms[0] = g;
     }
 
-    void finish(const double* squares, double /*size*/, Number* numbers) {
+    ONEPASS_FN void finish(const double* squares, double /*size*/, Number* numbers) {
       Number& v = numbers[0];
       v.set(kept_of_v * v.value + (1.0 - kept_of_v) * squares[0]);  // v_t
       norm_scale = Real(1.0 / (std::sqrt(v.value) + eps_beside_root));

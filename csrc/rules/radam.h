@@ -30,7 +30,7 @@ struct RAdam : Rule {
   struct Update {
     Real l2, keep, one_minus_beta1, beta2, one_minus_beta2, step_size, rectified, eps, eps_root;
 
-    Update(const RAdam& h, double t) {
+    ONEPASS_FN Update(const RAdam& h, double t) {
       const double bias_correction1 = 1.0 - power(h.beta1, t);
       const double bias_correction2 = 1.0 - power(h.beta2, t);
       const double rho_inf = 2.0 / (1.0 - h.beta2) - 1.0;

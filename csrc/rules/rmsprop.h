@@ -27,7 +27,7 @@ struct RMSprop : Rule {
     static constexpr bool kMomentum = (kPresent & 0b010) != 0, kCentered = (kPresent & 0b100) != 0;
     Real l2, alpha, one_minus_alpha, eps, eps_root, momentum, lr;
 
-    Update(const RMSprop& h, double)
+    ONEPASS_FN Update(const RMSprop& h, double)
         : l2(h.weight_decay),
           alpha(h.alpha),
           one_minus_alpha(1.0 - h.alpha),

@@ -24,7 +24,7 @@ struct Rprop : Rule {
   struct Update {
     Real eta_minus, eta_plus, smallest, largest;
 
-    Update(const Rprop& h, double)
+    ONEPASS_FN Update(const Rprop& h, double)
         : eta_minus(h.eta_minus), eta_plus(h.eta_plus), smallest(h.smallest), largest(h.largest) {}
 
     ONEPASS_FN Real operator()(Real p, Real g, Real* states) const {

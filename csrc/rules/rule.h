@@ -11,6 +11,11 @@
 
 namespace onepass {
 
+// What a rule may have at most: states, numbers a parameter, hyper-parameters; and the room for the
+// coefficients that its Update holds.
+inline constexpr int kMaxStates = 4, kMaxNumbers = 2, kMaxHypers = 16;
+inline constexpr int kCoefficientBytes = 128;
+
 // A state of a parameter under torch's name.
 struct State {
   const char* name;
@@ -48,8 +53,10 @@ struct Number {
   double value;
   bool is_float32;
 
-  double rounded(double x) const { return is_float32 ? static_cast<double>(float(x)) : x; }
-  void set(double x) { value = rounded(x); }
+  ONEPASS_FN double rounded(double x) const {
+    return is_float32 ? static_cast<double>(float(x)) : x;
+  }
+  ONEPASS_FN void set(double x) { value = rounded(x); }
   bool operator==(const Number&) const = default;
 };
 

@@ -24,7 +24,7 @@ struct SGD : Rule {
   struct Update {
     Real l2, kept, share, momentum, nesterov, lr;
 
-    Update(const SGD& h, double t) {
+    ONEPASS_FN Update(const SGD& h, double t) {
       const bool first = t == 1.0;
       l2 = Real(h.weight_decay);
       kept = Real(first ? 0.0 : h.momentum);

@@ -5,10 +5,10 @@
 
 #include "../rules/rule.h"
 #include "../storage/floats.h"
+#include "sums.h"
 
 namespace onepass {
 
-inline constexpr int kMaxStates = 4;
 inline constexpr int kMaxOperands = kMaxStates + 2;  // parameter, gradient, states
 inline constexpr int kMaxDims = 64;
 
@@ -23,11 +23,6 @@ struct Stretch {
 };
 using Loop = void (*)(const Stretch&);
 
-// At most this many elements are summed at a time, in as many sums as lanes, whose order is fixed:
-// the result does not depend on the instruction set.
-inline constexpr std::int64_t kSumSize = 1024;
-inline constexpr std::int64_t kLanes = 16;
-inline constexpr int kMaxSquares = 2;
 using SumLoop = void (*)(const Stretch&, double* sums);
 
 template <class Update, int kStates, class Param, class Grad, class StateFloat>
@@ -61,7 +56,7 @@ ONEPASS_FN void run_sums(const Stretch& stretch, double* sums) {
   const Real* states[kMaxStates];
   for (int k = 0; k < kStates; ++k) states[k] = static_cast<const Real*>(stretch.states[k]);
 
-  Real terms[kSquares][kSumSize];
+  Real terms[kSquares][kSumBlock<Real>];
   ONEPASS_INDEPENDENT
   for (std::int64_t i = 0; i < stretch.size; ++i) {
     Real state[kMaxStates], term[kSquares];

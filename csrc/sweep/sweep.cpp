@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstddef>
 
 #include "../storage/codec.h"
@@ -187,21 +188,33 @@ void sweep_task(const Task& task, std::int64_t begin, std::int64_t end) {
 
 namespace {
 
-template <class Real>
-constexpr std::int64_t kBlock = std::min<std::int64_t>(kTileBytes / sizeof(Real), kSumSize);
+static_assert(kSumBlock<float> * sizeof(float) == kTileBytes);  // a block is a tile
 
 std::int64_t blocks_of(const Task& task) {
   if (task.sums == nullptr) return 0;
-  const std::int64_t block = task.arithmetic == Float::kFloat64 ? kBlock<double> : kBlock<float>;
-  return (task.size + block - 1) / block;
+  return task.arithmetic == Float::kFloat64 ? sum_blocks_of<double>(task.size)
+                                            : sum_blocks_of<float>(task.size);
+}
+
+// One of the sums that a task waits for, from those of its blocks.
+double fold(std::span<const double> block_sums, int which) {
+  const std::int64_t blocks = std::ssize(block_sums) / kMaxSquares;
+  double folds[kFolds] = {};
+  for (std::int64_t block = 0; block < blocks; ++block)
+    folds[block % kFolds] += block_sums[block * kMaxSquares + which];
+  // Folds beyond the last block are 0, and adding them changes nothing.
+  const auto used = static_cast<std::size_t>(std::clamp<std::int64_t>(blocks, 1, kFolds));
+  for (std::size_t width = std::bit_ceil(used) / 2; width > 0; width /= 2)
+    for (std::size_t k = 0; k < width; ++k) folds[k] += folds[k + width];
+  return folds[0];
 }
 
 template <class Real>
 void sum_blocks(const Task& task, std::int64_t begin, std::int64_t end, double* sums) {
   Tile<Real> param, grad, states[kMaxStates];
   for (std::int64_t block = begin; block < end; ++block) {
-    const std::int64_t first = block * kBlock<Real>;
-    const std::int64_t size = std::min(kBlock<Real>, task.size - first);
+    const std::int64_t first = block * kSumBlock<Real>;
+    const std::int64_t size = std::min(kSumBlock<Real>, task.size - first);
     param.load(task, task.param, first, size);
     grad.load(task, task.grad, first, size);
     if (task.grad_scale != 0.0) {  // written back only in the sweep
@@ -234,18 +247,17 @@ void sum_squares(std::span<const Task> tasks, std::vector<double>& partial, doub
                                                     : sum_blocks<float>(tasks[k], from, to, sums);
     });
   };
-  constexpr std::int64_t kFewBlocks = kParallelThreshold / kSumSize;
+  constexpr std::int64_t kFewBlocks = kParallelThreshold / kSumBlock<float>;
   if (forked || blocks <= kFewBlocks) {
     sum_stretch(0, blocks);
   } else {
     at::parallel_for(0, blocks, kFewBlocks / 2, sum_stretch);
   }
   for (std::int64_t k = 0; k < std::ssize(tasks); ++k)
-    for (int sum = 0; sum < kMaxSquares; ++sum) {
-      double& square = squares[k * kMaxSquares + sum] = 0.0;
-      for (std::int64_t block = start(k); block < ends[k]; ++block)
-        square += partial[block * kMaxSquares + sum];
-    }
+    for (int which = 0; which < kMaxSquares; ++which)
+      squares[k * kMaxSquares + which] = fold(
+          std::span(partial).subspan(start(k) * kMaxSquares, (ends[k] - start(k)) * kMaxSquares),
+          which);
 }
 
 void sweep(std::span<const Task> tasks, std::span<const std::int64_t> ends) {

@@ -1,0 +1,60 @@
+// What kernels read: plain records, the same for the host that writes them and for the device.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../storage/floats.h"
+#include "../sweep/loop.h"
+
+namespace onepass::cuda {
+
+// A number that the host knows, or one in the device's memory, which the host must not wait for.
+struct Scalar {
+  enum class Kind : std::uint8_t { kValue, kFloat32, kFloat64, kInt64, kNone };
+  union {
+    double value = 0.0;
+    void* data;
+  };
+  Kind kind = Kind::kValue;
+
+  bool is_on_device() const { return kind != Kind::kValue && kind != Kind::kNone; }
+};
+
+// One parameter in one step.
+struct Task {
+  void* operands[kMaxOperands];  // parameter, gradient, states
+  std::int64_t size;
+  // Where operands do not lie in the order of the sweep without gaps: the first word of `dims`
+  // sizes, outermost first, and as many strides for each operand; else -1.
+  std::int64_t layout;
+  Scalar step;  // the step's number, or where the device counts it
+  Scalar numbers[kMaxNumbers];
+  std::uint32_t hypers;       // the first of the group's hyper-parameters
+  std::uint32_t first_chunk;  // of the sweep, and of the sums
+  std::uint32_t first_sum_chunk;
+  std::int64_t first_block;  // of the sums
+  int dims;
+  Float types[kMaxOperands];
+  bool maximize;
+  bool aligned;  // all operands start where vectors may, and need no layout
+};
+
+// Where a kernel finds its work.
+struct Launch {
+  const Task* tasks;
+  std::byte* coefficients;  // kCoefficientBytes for each task
+  const Scalar* hypers;     // of all groups
+  const std::int64_t* layouts;
+  const std::uint32_t* chunks;  // the task of each thread block
+  double* block_sums;           // kMaxSquares for each block of the sums
+  Scalar grad_scale, found_inf;
+  std::int64_t chunk_size;
+  std::uint32_t task_count;
+};
+static_assert(sizeof(Launch) < 4096, "the space for a kernel's arguments");
+
+inline constexpr int kThreads = 256;
+inline constexpr std::int64_t kSmallestChunk = 2048, kLargestChunk = 65536;
+
+}  // namespace onepass::cuda

@@ -1,0 +1,54 @@
+#include "../rules/sgd.h"
+#include "kernels.cuh"
+#include "runtime.h"
+
+namespace onepass::cuda {
+namespace {
+
+// Lets this thread do what a capture forbids, such as taking memory, until it ends.
+class Relaxed {
+ public:
+  Relaxed() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  Relaxed(const Relaxed&) = delete;
+  Relaxed& operator=(const Relaxed&) = delete;
+  ~Relaxed() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
+}  // namespace
+
+void use_device(int device) { cudaSetDevice(device); }
+
+bool has_kernels() {
+  cudaFuncAttributes attributes;
+  const bool found = cudaFuncGetAttributes(&attributes, prepare<SGD, 0, float>) == cudaSuccess;
+  cudaGetLastError();  // the error is told by the result
+  return found;
+}
+
+bool is_capturing(void* stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status);
+  return status != cudaStreamCaptureStatusNone;
+}
+
+std::byte* keep_for_graph(const std::byte* bytes, std::size_t used, std::size_t size) {
+  const Relaxed relaxed;
+  void* memory = nullptr;
+  cudaStream_t stream = nullptr;  // of its own: the current one is capturing
+  if (cudaMalloc(&memory, size) != cudaSuccess) return nullptr;
+  cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+  cudaMemcpyAsync(memory, bytes, used, cudaMemcpyHostToDevice, stream);
+  cudaStreamSynchronize(stream);
+  cudaStreamDestroy(stream);
+  return static_cast<std::byte*>(memory);
+}
+
+std::string last_error() {
+  const cudaError_t error = cudaGetLastError();
+  return error == cudaSuccess ? "" : cudaGetErrorString(error);
+}
+
+}  // namespace onepass::cuda

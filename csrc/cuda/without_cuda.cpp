@@ -1,0 +1,36 @@
+// What a build without nvcc has in place of the kernels: an empty table, and no device it knows.
+#if !defined(ONEPASS_WITH_CUDA) && !defined(ONEPASS_EMULATE_CUDA)
+
+#include "runtime.h"
+#include "table.h"
+
+namespace onepass::cuda {
+
+template <>
+std::vector<Row> rows_of_part<0>() {
+  return {};
+}
+template <>
+std::vector<Row> rows_of_part<1>() {
+  return {};
+}
+template <>
+std::vector<Row> rows_of_part<2>() {
+  return {};
+}
+template <>
+std::vector<Row> rows_of_part<3>() {
+  return {};
+}
+
+void use_device(int /*device*/) {}
+bool has_kernels() { return false; }
+bool is_capturing(void* /*stream*/) { return false; }
+std::byte* keep_for_graph(const std::byte* /*bytes*/, std::size_t /*used*/, std::size_t /*size*/) {
+  return nullptr;
+}
+std::string last_error() { return ""; }
+
+}  // namespace onepass::cuda
+
+#endif
