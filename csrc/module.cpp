@@ -2,6 +2,7 @@
 #include <ATen/Parallel.h>
 #include <torch/csrc/Exceptions.h>
 
+#include "cuda/runtime.h"
 #include "emulation/bindings.h"
 #include "python_step.h"
 #include "sweep/line.h"
@@ -35,6 +36,7 @@ py::dict build_info() {
   info["version"] = ONEPASS_VERSION;
   info["torch"] = ONEPASS_TORCH_VERSION;
   info["compiler"] = compiler();
+  info["cuda_compiler"] = cuda::compiler();
   info["cuda_archs"] = ONEPASS_CUDA_ARCHS;
   info["instruction_sets"] = sets;
   info["instruction_set"] = kInstructionSets[instruction_set()];

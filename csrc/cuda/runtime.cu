@@ -19,6 +19,15 @@ class Relaxed {
 
 }  // namespace
 
+std::string compiler() {
+#ifdef ONEPASS_EMULATE_CUDA
+  return "none: the kernels run on the CPU, for tests";
+#else
+  return "nvcc " + std::to_string(__CUDACC_VER_MAJOR__) + "." +
+         std::to_string(__CUDACC_VER_MINOR__) + "." + std::to_string(__CUDACC_VER_BUILD__);
+#endif
+}
+
 void use_device(int device) { cudaSetDevice(device); }
 
 bool has_kernels() {

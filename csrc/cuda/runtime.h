@@ -6,6 +6,9 @@
 
 namespace onepass::cuda {
 
+// What compiled the kernels; empty where there are none.
+std::string compiler();
+
 // Makes a device current for the launches of this thread.
 void use_device(int device);
 

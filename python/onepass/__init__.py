@@ -11,9 +11,10 @@ from ._native import C  # first: it explains an import that fails
 
 # isort: split
 from . import ema
+from .build import build_info
 from .optimizers import *  # noqa: F403
 from .optimizers import __all__ as _classes
 from .state import state_bytes
 
-__all__ = [*_classes, "ema", "state_bytes"]
-__version__: str = C.build_info()["version"]
+__all__ = [*_classes, "build_info", "ema", "state_bytes"]
+__version__: str = build_info()["version"]

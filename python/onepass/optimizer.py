@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, _get_scalar_dtype
 
 from ._native import C
+from .capture import check_captured, is_capturing
 from .dispatched import fill_lists, step_by_op, step_locally
 from .rules import RULES, State
 from .state import (
@@ -19,14 +20,17 @@ from .state import (
     bytes_of,
     cast_number,
     cast_state,
+    count_device,
+    number_device,
     parameter_name,
     readable,
     state_dtype,
     wrap_states,
 )
 
-# Options of ours that torch's classes do not have.
+# Options of ours that torch's classes do not have, and those that only some of them have.
 _OURS = ("eps_root", "decouple_lr", "cautious", "state_dtype")
+_EVERYWHERE = ("capturable", "fused")
 
 
 def options_of(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -43,6 +47,7 @@ class OnePass(Optimizer):
 
     rule: str
     _extras: dict[str, Any]
+    _captured_unasked = False  # torch's class knows no `capturable` and never refuses a capture
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Takes one step.
@@ -57,7 +62,7 @@ class OnePass(Optimizer):
         if self.defaults.get("differentiable"):
             self._native().check(self.param_groups, {})
             return self._torch_step(closure)
-        self._accelerator_graph_capture_health_check()
+        self._check_capture()
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -118,6 +123,12 @@ class OnePass(Optimizer):
                 fill_lists(self, param, group, lists)
         return False
 
+    def _check_capture(self) -> None:
+        if not self._captured_unasked or any(group["capturable"] for group in self.param_groups):
+            self._accelerator_graph_capture_health_check()
+        if is_capturing():
+            check_captured(self)
+
     # ---- options
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -137,6 +148,12 @@ class OnePass(Optimizer):
             state_dtype(param, group)
         if group.get("decouple_lr"):
             group.setdefault("initial_lr", float(group["lr"]))
+        if group.get("fused") and (group.get("differentiable") or group.get("foreach")):
+            raise RuntimeError(
+                "`fused` does not support `differentiable`"
+                if group.get("differentiable")
+                else "`fused` and `foreach` cannot be `True` together."
+            )
         ours = [name for name in _OURS if group.get(name)]
         if group.get("differentiable") and ours:
             raise ValueError(
@@ -166,9 +183,10 @@ class OnePass(Optimizer):
         number = _get_scalar_dtype(is_fused=group.get("fused"))
         with torch.inference_mode(False):  # so that steps outside inference mode go on with it
             if rule.counts_steps:
-                state["step"] = torch.zeros((), dtype=number, device="cpu")
+                state["step"] = torch.zeros((), dtype=number, device=count_device(param, group))
             for one in rule.numbers:
-                state[one.name] = torch.full((), one.start_in(group), dtype=number, device="cpu")
+                start, device = one.start_in(group), number_device(param)
+                state[one.name] = torch.full((), start, dtype=number, device=device)
             for one in rule.states_in(group):
                 state[one.name] = _started(one, param, group)
         return state
@@ -206,8 +224,9 @@ class OnePass(Optimizer):
             for param in [key for key, own in full.items() if isinstance(own, dict) and not own]:
                 del full[param]
             super().__setstate__({**state, "state": full})
+            self._place_numbers()
             for group in self.param_groups:
-                for name in self.defaults.keys() & _OURS:
+                for name in self.defaults.keys() & {*_OURS, *_EVERYWHERE}:
                     group.setdefault(name, self.defaults[name])
             self._native().check(self.param_groups, self.state)
             for group in self.param_groups:
@@ -215,6 +234,13 @@ class OnePass(Optimizer):
         except Exception:
             self.__dict__.update(before)
             raise
+
+    def _place_numbers(self) -> None:
+        """Moves the numbers that torch has made of Python's to their parameters."""
+        for param, own in self.state.items():
+            for one in RULES[self.rule].numbers:
+                if param.is_cuda and isinstance(own.get(one.name), Tensor):
+                    own[one.name] = own[one.name].to(param.device)
 
     def _unwrap(self, state: dict[str, Any]) -> Any:
         if not any(isinstance(saved, Saved) for saved in state["state"].values()):
@@ -248,7 +274,9 @@ class OnePass(Optimizer):
                 if value is not None:  # as torch's SGD keeps a buffer that it has not made yet
                     loaded[key] = cast_state(f"{key} of {name}", value, param, dtype)
             elif key in (*numbers, "step"):
-                loaded[key] = cast_number(f"{key} of {name}", value, key == "step")
+                is_count = key == "step"
+                device = count_device(param, group) if is_count else number_device(param)
+                loaded[key] = cast_number(f"{key} of {name}", value, is_count, device)
             elif isinstance(value, Tensor):
                 loaded[key] = readable(f"{key} of {name}", value).to(param.device, copy=True)
             else:

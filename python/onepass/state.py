@@ -40,6 +40,17 @@ def dtype_for(param: Tensor, wanted: torch.dtype, argument: str) -> torch.dtype:
     return wanted.to_complex()
 
 
+def number_device(param: Tensor) -> torch.device:
+    """Returns where the numbers of a parameter's state are: with it on a GPU, else on the CPU."""
+    return param.device if param.is_cuda else torch.device("cpu")
+
+
+def count_device(param: Tensor, group: dict[str, Any]) -> torch.device:
+    """Returns where a parameter's steps are counted, as in torch."""
+    on_device = group.get("capturable") or group.get("fused")
+    return number_device(param) if on_device else torch.device("cpu")
+
+
 def parameter_name(group: dict[str, Any], group_index: int, index: int) -> str:
     """Returns what error messages call a parameter: its name, where it has one, and its place."""
     place = f"parameter {index} of group {group_index}"
@@ -78,13 +89,13 @@ def cast_state(name: str, value: Any, param: Tensor, dtype: torch.dtype) -> Tens
     return readable(name, value).to(device=param.device, dtype=dtype, copy=True)
 
 
-def cast_number(name: str, value: Any, is_count: bool) -> Any:
-    """Returns a copy of a saved number, on the CPU; Python's stay for torch to convert."""
+def cast_number(name: str, value: Any, is_count: bool, device: torch.device) -> Any:
+    """Returns a copy of a saved number on a device; Python's stay for torch to convert."""
     if isinstance(value, Tensor):
         # torch's own loading casts numbers, but for counts, to the dtype of a 16-bit parameter.
         narrow = not is_count and value.dtype in (torch.bfloat16, torch.float16)
         dtype = torch.float32 if narrow else value.dtype
-        return readable(name, value).to("cpu", dtype, copy=True)
+        return readable(name, value).to(device, dtype, copy=True)
     if isinstance(value, (int, float)) and (
         0 <= value < 2**53 if is_count else abs(value) <= sys.float_info.max
     ):

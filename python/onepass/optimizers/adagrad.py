@@ -27,6 +27,7 @@ class Adagrad(OnePass, torch.optim.Adagrad):
         eps: added to the root, >= 0 (1e-10).
         foreach: accepted for torch's sake; the result is the same (None).
         maximize: climb instead of descend (False).
+        capturable: keep counts on the device, so that a CUDA graph can capture steps (False).
         differentiable: let autograd see the step, by torch's own code (False).
         fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
         eps_root: added inside the root, >= 0 (0).
@@ -63,6 +64,7 @@ class Adagrad(OnePass, torch.optim.Adagrad):
     """
 
     rule = "adagrad"
+    _captured_unasked = True
 
     def __init__(
         self,
@@ -78,10 +80,11 @@ class Adagrad(OnePass, torch.optim.Adagrad):
         differentiable: bool = False,
         fused: bool | None = None,
         eps_root: float = 0.0,
+        capturable: bool = False,
         state_dtype: torch.dtype | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
-        self._extras = dict(eps_root=eps_root, state_dtype=state_dtype)
+        self._extras = dict(eps_root=eps_root, capturable=capturable, state_dtype=state_dtype)
         super().__init__(
             params, lr, lr_decay, weight_decay, initial_accumulator_value, eps, foreach,
             maximize=maximize, differentiable=differentiable, fused=fused,

@@ -29,7 +29,7 @@ class Adam(OnePass, torch.optim.Adam):
         amsgrad: divide by the largest second moment so far (False).
         foreach: accepted for torch's sake; the result is the same (None).
         maximize: climb instead of descend (False).
-        capturable: accepted; the result is the same (False).
+        capturable: keep counts on the device, so that a CUDA graph can capture steps (False).
         differentiable: let autograd see the step, by torch's own code (False).
         fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
         decoupled_weight_decay: decay as AdamW does (False).
@@ -128,7 +128,7 @@ class AdamW(OnePass, torch.optim.AdamW):
         amsgrad: divide by the largest second moment so far (False).
         maximize: climb instead of descend (False).
         foreach: accepted for torch's sake; the result is the same (None).
-        capturable: accepted; the result is the same (False).
+        capturable: keep counts on the device, so that a CUDA graph can capture steps (False).
         differentiable: let autograd see the step, by torch's own code (False).
         fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
         eps_root: added to vhat inside the root, >= 0 (0).

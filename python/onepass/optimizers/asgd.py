@@ -27,8 +27,9 @@ class ASGD(OnePass, torch.optim.ASGD):
         weight_decay: weight_decay p is added to the gradient, >= 0 (0).
         foreach: accepted for torch's sake; the result is the same (None).
         maximize: climb instead of descend (False).
+        fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
         differentiable: let autograd see the step, by torch's own code (False).
-        capturable: accepted; the result is the same (False).
+        capturable: keep counts on the device, so that a CUDA graph can capture steps (False).
         state_dtype: dtype of the states: float32, float64, bfloat16 or float16; None is the
             parameter's own, and float32 for float16 parameters (None).
 
@@ -76,10 +77,11 @@ class ASGD(OnePass, torch.optim.ASGD):
         differentiable: bool = False,
         capturable: bool = False,
         *,
+        fused: bool | None = None,
         state_dtype: torch.dtype | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
-        self._extras = dict(state_dtype=state_dtype)
+        self._extras = dict(fused=fused, state_dtype=state_dtype)
         super().__init__(
             params, lr, lambd, alpha, t0, weight_decay, foreach, maximize, differentiable,
             capturable,

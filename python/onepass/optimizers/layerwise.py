@@ -28,6 +28,8 @@ class LARS(OnePass):
         trust_coefficient: the size of a step beside its parameter, at lr = 1, >= 0 (1e-3).
         eps: added to the norms, >= 0 (1e-8).
         maximize: climb instead of descend (False).
+        capturable: keep counts on the device, so that a CUDA graph can capture steps (False).
+        fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
         state_dtype: dtype of the buffer: float32, float64, bfloat16 or float16; None is the
             parameter's own, and float32 for float16 parameters (None).
 
@@ -69,6 +71,8 @@ class LARS(OnePass):
         eps: float = 1e-8,
         *,
         maximize: bool = False,
+        capturable: bool = False,
+        fused: bool | None = None,
         state_dtype: torch.dtype | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
@@ -91,6 +95,8 @@ class NovoGrad(OnePass):
         eps: added to the root, >= 0 (1e-8).
         weight_decay: weight_decay w is added to the scaled gradient, >= 0 (0).
         maximize: climb instead of descend (False).
+        capturable: keep counts on the device, so that a CUDA graph can capture steps (False).
+        fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
         state_dtype: dtype of the first moment: float32, float64, bfloat16 or float16; None is the
             parameter's own, and float32 for float16 parameters (None).
 
@@ -132,6 +138,8 @@ class NovoGrad(OnePass):
         weight_decay: float = 0,
         *,
         maximize: bool = False,
+        capturable: bool = False,
+        fused: bool | None = None,
         state_dtype: torch.dtype | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
@@ -154,6 +162,8 @@ class LAMB(OnePass):
         eps: added to the root, >= 0 (1e-6).
         weight_decay: weight_decay p is added to the step before it is scaled, >= 0 (1e-2).
         maximize: climb instead of descend (False).
+        capturable: keep counts on the device, so that a CUDA graph can capture steps (False).
+        fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
         state_dtype: dtype of the moments: float32, float64, bfloat16 or float16; None is the
             parameter's own, and float32 for float16 parameters (None).
 
@@ -195,6 +205,8 @@ class LAMB(OnePass):
         weight_decay: float = 1e-2,
         *,
         maximize: bool = False,
+        capturable: bool = False,
+        fused: bool | None = None,
         state_dtype: torch.dtype | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""

@@ -30,6 +30,8 @@ class Momentum(OnePass):
         nesterov: look ahead along the average (False).
         decoupled_weight_decay: decay as AdamW does (False).
         maximize: climb instead of descend (False).
+        capturable: keep counts on the device, so that a CUDA graph can capture steps (False).
+        fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
         decouple_lr: decoupled decay by weight_decay lr / initial_lr, so that it does not depend on
             the size of lr but follows its schedule (False).
         state_dtype: dtype of the average: float32, float64, bfloat16 or float16; None is the
@@ -78,6 +80,8 @@ class Momentum(OnePass):
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
         decouple_lr: bool = False,
+        capturable: bool = False,
+        fused: bool | None = None,
         state_dtype: torch.dtype | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""

@@ -31,7 +31,8 @@ class NAdam(OnePass, torch.optim.NAdam):
         decoupled_weight_decay: decay as AdamW does (False).
         foreach: accepted for torch's sake; the result is the same (None).
         maximize: climb instead of descend (False).
-        capturable: accepted; the result is the same (False).
+        fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
+        capturable: keep counts on the device, so that a CUDA graph can capture steps (False).
         differentiable: let autograd see the step, by torch's own code (False).
         eps_root: added inside the root, >= 0 (0).
         decouple_lr: decoupled decay by weight_decay lr / initial_lr, so that it does not depend on
@@ -86,10 +87,13 @@ class NAdam(OnePass, torch.optim.NAdam):
         differentiable: bool = False,
         eps_root: float = 0.0,
         decouple_lr: bool = False,
+        fused: bool | None = None,
         state_dtype: torch.dtype | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
-        self._extras = dict(eps_root=eps_root, decouple_lr=decouple_lr, state_dtype=state_dtype)
+        self._extras = dict(
+            eps_root=eps_root, decouple_lr=decouple_lr, fused=fused, state_dtype=state_dtype
+        )
         super().__init__(
             params, lr, betas, eps, weight_decay, momentum_decay, decoupled_weight_decay,
             foreach=foreach, maximize=maximize, capturable=capturable,

@@ -31,6 +31,8 @@ class Adan(OnePass):
         eps: added to the root, >= 0 (1e-8).
         weight_decay: the parameter is divided by 1 + lr weight_decay, >= 0 (0).
         maximize: climb instead of descend (False).
+        capturable: keep counts on the device, so that a CUDA graph can capture steps (False).
+        fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
         eps_root: added to nhat inside the root, >= 0 (0).
         state_dtype: dtype of the states: float32, float64, bfloat16 or float16; None is the
             parameter's own, and float32 for float16 parameters (None).
@@ -75,6 +77,8 @@ class Adan(OnePass):
         *,
         maximize: bool = False,
         eps_root: float = 0.0,
+        capturable: bool = False,
+        fused: bool | None = None,
         state_dtype: torch.dtype | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
@@ -98,6 +102,8 @@ class Lion(OnePass):
         weight_decay: the share of the parameter, times lr, that each step removes, >= 0; three to
             ten times AdamW's (0).
         maximize: climb instead of descend (False).
+        capturable: keep counts on the device, so that a CUDA graph can capture steps (False).
+        fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
         decouple_lr: decay by weight_decay lr / initial_lr, so that it does not depend on the size
             of lr but follows its schedule (False).
         cautious: let elements rest whose step would go against their gradient, and the others go
@@ -144,6 +150,8 @@ class Lion(OnePass):
         maximize: bool = False,
         decouple_lr: bool = False,
         cautious: bool = False,
+        capturable: bool = False,
+        fused: bool | None = None,
         state_dtype: torch.dtype | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
@@ -170,6 +178,8 @@ class ADOPT(OnePass):
         eps: the smallest divisor, >= 0 (1e-6).
         weight_decay: the share of the parameter, times lr, that each step removes, >= 0 (0).
         maximize: climb instead of descend (False).
+        capturable: keep counts on the device, so that a CUDA graph can capture steps (False).
+        fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
         decouple_lr: decay by weight_decay lr / initial_lr, so that it does not depend on the size
             of lr but follows its schedule (False).
         state_dtype: dtype of the means: float32, float64, bfloat16 or float16; None is the
@@ -216,6 +226,8 @@ class ADOPT(OnePass):
         *,
         maximize: bool = False,
         decouple_lr: bool = False,
+        capturable: bool = False,
+        fused: bool | None = None,
         state_dtype: torch.dtype | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""

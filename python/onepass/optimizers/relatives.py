@@ -29,6 +29,8 @@ class LaProp(OnePass):
         eps: added to the root, >= 0 (1e-15).
         weight_decay: the share of the parameter, times lr, that each step removes, >= 0 (0).
         maximize: climb instead of descend (False).
+        capturable: keep counts on the device, so that a CUDA graph can capture steps (False).
+        fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
         eps_root: added to nhat inside the root, >= 0 (0).
         decouple_lr: decay by weight_decay lr / initial_lr, so that it does not depend on the size
             of lr but follows its schedule (False).
@@ -76,6 +78,8 @@ class LaProp(OnePass):
         maximize: bool = False,
         eps_root: float = 0.0,
         decouple_lr: bool = False,
+        capturable: bool = False,
+        fused: bool | None = None,
         state_dtype: torch.dtype | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
@@ -100,6 +104,8 @@ class AdaBelief(OnePass):
         eps: added to s at every step and to its root, >= 0 (1e-16).
         weight_decay: the share of the parameter, times lr, that each step removes, >= 0 (0).
         maximize: climb instead of descend (False).
+        capturable: keep counts on the device, so that a CUDA graph can capture steps (False).
+        fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
         decouple_lr: decay by weight_decay lr / initial_lr, so that it does not depend on the size
             of lr but follows its schedule (False).
         state_dtype: dtype of the means: float32, float64, bfloat16 or float16; None is the
@@ -145,6 +151,8 @@ class AdaBelief(OnePass):
         *,
         maximize: bool = False,
         decouple_lr: bool = False,
+        capturable: bool = False,
+        fused: bool | None = None,
         state_dtype: torch.dtype | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""

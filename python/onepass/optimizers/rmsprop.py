@@ -27,9 +27,10 @@ class RMSprop(OnePass, torch.optim.RMSprop):
         weight_decay: weight_decay p is added to the gradient, >= 0 (0).
         momentum: how much of the collected steps is kept, >= 0 (0).
         centered: divide by the root of the variance instead of the mean square (False).
-        capturable: accepted; the result is the same (False).
+        capturable: keep counts on the device, so that a CUDA graph can capture steps (False).
         foreach: accepted for torch's sake; the result is the same (None).
         maximize: climb instead of descend (False).
+        fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
         differentiable: let autograd see the step, by torch's own code (False).
         eps_root: added inside the root, >= 0 (0).
         state_dtype: dtype of the states: float32, float64, bfloat16 or float16; None is the
@@ -84,10 +85,11 @@ class RMSprop(OnePass, torch.optim.RMSprop):
         differentiable: bool = False,
         *,
         eps_root: float = 0.0,
+        fused: bool | None = None,
         state_dtype: torch.dtype | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
-        self._extras = dict(eps_root=eps_root, state_dtype=state_dtype)
+        self._extras = dict(eps_root=eps_root, fused=fused, state_dtype=state_dtype)
         super().__init__(
             params, lr, alpha, eps, weight_decay, momentum, centered, capturable, foreach, maximize,
             differentiable,

@@ -23,9 +23,10 @@ class Rprop(OnePass, torch.optim.Rprop):
         lr: the size of the first steps, >= 0 (1e-2).
         etas: the factors (eta_minus, eta_plus), in (0, 1) and over 1 (0.5, 1.2).
         step_sizes: the smallest and the largest step, >= 0 (1e-6, 50).
-        capturable: accepted; the result is the same (False).
+        capturable: keep counts on the device, so that a CUDA graph can capture steps (False).
         foreach: accepted for torch's sake; the result is the same (None).
         maximize: climb instead of descend (False).
+        fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
         differentiable: let autograd see the step, by torch's own code (False).
         state_dtype: dtype of the states: float32, float64, bfloat16 or float16; None is the
             parameter's own, and float32 for float16 parameters (None).
@@ -73,10 +74,11 @@ class Rprop(OnePass, torch.optim.Rprop):
         foreach: bool | None = None,
         maximize: bool = False,
         differentiable: bool = False,
+        fused: bool | None = None,
         state_dtype: torch.dtype | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
-        self._extras = dict(state_dtype=state_dtype)
+        self._extras = dict(fused=fused, state_dtype=state_dtype)
         super().__init__(
             params, lr, etas, step_sizes,
             capturable=capturable, foreach=foreach, maximize=maximize,

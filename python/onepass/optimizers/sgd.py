@@ -26,6 +26,7 @@ class SGD(OnePass, torch.optim.SGD):
         weight_decay: weight_decay p is added to the gradient, >= 0 (0).
         nesterov: look ahead along the buffer; asks for a momentum and no dampening (False).
         maximize: climb instead of descend (False).
+        capturable: keep counts on the device, so that a CUDA graph can capture steps (False).
         foreach: accepted for torch's sake; the result is the same (None).
         differentiable: let autograd see the step, by torch's own code (False).
         fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
@@ -64,6 +65,7 @@ class SGD(OnePass, torch.optim.SGD):
     """
 
     rule = "sgd"
+    _captured_unasked = True
 
     def __init__(
         self,
@@ -78,10 +80,11 @@ class SGD(OnePass, torch.optim.SGD):
         foreach: bool | None = None,
         differentiable: bool = False,
         fused: bool | None = None,
+        capturable: bool = False,
         state_dtype: torch.dtype | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
-        self._extras = dict(state_dtype=state_dtype)
+        self._extras = dict(capturable=capturable, state_dtype=state_dtype)
         super().__init__(
             params, lr, momentum, dampening, weight_decay, nesterov,
             maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused,
