@@ -30,19 +30,22 @@ class Contestant:
         module: the module that holds the class; a contestant without it is skipped.
         options: keyword arguments of the class beside the hyper-parameters.
         compiled: whether torch.compile makes its step.
+        classes: what it calls the algorithms that it has under other names.
     """
 
     name: str
     module: str
     options: dict[str, Any] = field(default_factory=dict)
     compiled: bool = False
+    classes: dict[str, str] = field(default_factory=dict)
 
     def find(self, algorithm: str) -> Callable[..., torch.optim.Optimizer]:
         """The class; raises Absent if it cannot be imported or lacks an option."""
-        found = find_attribute(self.module, algorithm)
+        name = self.classes.get(algorithm, algorithm)
+        found = find_attribute(self.module, name)
         for option in self.options:
             if option not in inspect.signature(found).parameters:
-                raise Absent(f"{self.module}.{algorithm} has no option '{option}'")
+                raise Absent(f"{self.module}.{name} has no option '{option}'")
         return found
 
     def start(self, optimizer: torch.optim.Optimizer) -> tuple[Step, float | None]:
@@ -129,13 +132,19 @@ def find_attribute(module: str, name: str) -> Any:
         raise Absent(f"{module}.{name} not found ({type(error).__name__})") from error
 
 
-def make_groups(groups: Groups) -> ParamGroups:
+def make_groups(
+    groups: Groups, device: torch.device | None = None, dtype: torch.dtype = torch.float32
+) -> ParamGroups:
     """New parameters with fixed gradients; the same numbers at every call."""
-    generator = torch.Generator().manual_seed(0)
+    device = device or torch.device("cpu")
+    generator = torch.Generator(device).manual_seed(0)
+
+    def random(shape: tuple[int, ...]) -> Tensor:
+        return torch.randn(shape, generator=generator, device=device, dtype=dtype)
 
     def parameter(shape: tuple[int, ...]) -> torch.nn.Parameter:
-        made = torch.nn.Parameter(torch.randn(shape, generator=generator))
-        made.grad = torch.randn(shape, generator=generator)
+        made = torch.nn.Parameter(random(shape))
+        made.grad = random(shape)
         return made
 
     return [{"params": [parameter(shape) for shape in group]} for group in groups]

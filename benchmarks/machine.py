@@ -117,6 +117,15 @@ def commit() -> str | None:
     return head + ("+changes" if changes else "")
 
 
+def output_of(*command: str) -> str | None:
+    """What a program prints; None where it is not there or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
 def git(*arguments: str) -> str:
     """Output of a git command run beside this file."""
     line = ["git", "-C", str(Path(__file__).parent), *arguments]

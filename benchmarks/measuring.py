@@ -44,7 +44,9 @@ def measure(
     """Step one workload with everyone in the line-up, warm and cold."""
     bystanders = machine.Bystanders()
     warm, cold = warm_rounds(lineup.steps, settings), cold_rounds(lineup.steps, settings)
-    bytes_moved = work.elements * lineup.bytes_moved if counts_bytes else None
+    bytes_moved = dict.fromkeys(
+        lineup.steps if counts_bytes else (), work.elements * lineup.bytes_moved
+    )
     return {
         "name": work.name,
         "groups": len(work.groups),

@@ -30,6 +30,7 @@ def save_bars(
     axes = figure.subplots(1, 2, sharey=True)
     for ax, kind in zip(axes, ("warm", "cold"), strict=True):
         draw(ax, result["workloads"], kind)
+        ax.set_title(f"{kind} caches")
     axes[0].set_ylabel(label)
     handles = axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside right upper", fontsize="small")
@@ -67,7 +68,6 @@ def draw_bars(
             yerr=[low, high],
             label=name,
         )
-    ax.set_title(f"{kind} caches")
     ax.set_xticks(range(len(workloads)), [fill(work["name"], 12) for work in workloads])
 
 

@@ -42,20 +42,24 @@ def show_table(
         f" torch {info['torch']}, onepass {info['onepass']}",
         highlight=False,
     )
-    style = box.SIMPLE if console.is_terminal else box.ASCII
-    console.print(table(result["workloads"], columns, cells, style))
+    console.print(table(result["workloads"], columns, cells, style(console)))
     for line in (legend, *remarks(result)):
         console.print(line, highlight=False)
+
+
+def style(console: Console) -> box.Box:
+    """The lines of a table; plain characters when nobody looks."""
+    return box.SIMPLE if console.is_terminal else box.ASCII
 
 
 def table(
     workloads: list[dict[str, Any]],
     columns: Sequence[str],
     cells: Callable[[dict[str, Any], str], list[str]],
-    style: box.Box,
+    lines: box.Box,
 ) -> Table:
     """One section per workload, one row per contestant."""
-    made = Table(box=style, pad_edge=False)
+    made = Table(box=lines, pad_edge=False)
     for position, title in enumerate(columns):
         made.add_column(title, justify="left" if position < 2 else "right")
     for work in workloads:

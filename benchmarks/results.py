@@ -1,6 +1,7 @@
 """Results as plain data (what the JSON file holds), and where the files go."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -11,14 +12,18 @@ from benchmarks.timing import Settings, Summary, Times, speedups
 FOLDER = Path(__file__).parent / "results"
 
 
-def column(times: Times, baseline: str, bytes_moved: int | None) -> dict[str, dict[str, Any]]:
+def column(
+    times: Times, baseline: str, bytes_moved: Mapping[str, int]
+) -> dict[str, dict[str, Any]]:
     """Per contestant: seconds per step, ratios to the baseline, bytes per second, the rounds."""
     ratios = speedups(times, baseline)
     return {
         name: {
             "seconds": asdict(Summary.of(rounds)),
             "speedup": asdict(ratios[name]),
-            "bytes_per_second": bytes_moved / Summary.of(rounds).median if bytes_moved else None,
+            "bytes_per_second": (
+                bytes_moved[name] / Summary.of(rounds).median if name in bytes_moved else None
+            ),
             "rounds": [float(f"{seconds:.4g}") for seconds in rounds],
         }
         for name, rounds in times.items()

@@ -18,6 +18,7 @@ import torch
 
 Step = Callable[[], object]
 Times = dict[str, list[float]]  # contestant -> seconds per step, one number per round
+Timer = Callable[[Step, int], float]  # seconds that so many steps take together
 
 
 @dataclass(frozen=True)
@@ -67,40 +68,6 @@ def turns(names: Sequence[str], rounds: int) -> Iterator[list[str]]:
         yield order[::-1] if turn % 2 else order
 
 
-def warm_rounds(steps: Mapping[str, Step], settings: Settings) -> Times:
-    """Seconds per step with warm caches; see Note [Interleaved rounds]."""
-    batches = {name: batch_size(step, settings.least_seconds / 4) for name, step in steps.items()}
-    times: Times = {name: [] for name in steps}
-    with no_garbage_collection():
-        for order in turns(list(steps), settings.rounds):
-            for name in order:
-                seconds = time_turn(steps[name], batches[name], settings.least_seconds)
-                times[name].append(seconds)
-    return times
-
-
-def cold_rounds(steps: Mapping[str, Step], settings: Settings) -> Times:
-    """Seconds of a single step right after the caches were filled with something else."""
-    flush = CacheFlush(settings.cache_bytes)
-    times: Times = {name: [] for name in steps}
-    with no_garbage_collection():
-        for order in turns(list(steps), settings.rounds):
-            for name in order:
-                flush()
-                times[name].append(time_batch(steps[name], 1))
-    return times
-
-
-def time_turn(step: Step, batch: int, least_seconds: float) -> float:
-    """Seconds per step: one untimed step, then batches until the least time is reached."""
-    step()
-    count, seconds = 0, 0.0
-    while seconds < least_seconds:
-        seconds += time_batch(step, batch)
-        count += batch
-    return seconds / count
-
-
 def time_batch(step: Step, batch: int) -> float:
     """Seconds that `batch` steps take together."""
     start = perf_counter()
@@ -109,11 +76,49 @@ def time_batch(step: Step, batch: int) -> float:
     return perf_counter() - start
 
 
-def batch_size(step: Step, seconds: float) -> int:
+def warm_rounds(steps: Mapping[str, Step], settings: Settings, timer: Timer = time_batch) -> Times:
+    """Seconds per step with warm caches; see Note [Interleaved rounds]."""
+    least = settings.least_seconds
+    batches = {name: batch_size(step, least / 4, timer) for name, step in steps.items()}
+    times: Times = {name: [] for name in steps}
+    with no_garbage_collection():
+        for order in turns(list(steps), settings.rounds):
+            for name in order:
+                times[name].append(time_turn(steps[name], batches[name], least, timer))
+    return times
+
+
+def cold_rounds(steps: Mapping[str, Step], settings: Settings) -> Times:
+    """Seconds of a single step right after the caches were filled with something else."""
+    return single_rounds(steps, settings.rounds, CacheFlush(settings.cache_bytes))
+
+
+def single_rounds(steps: Mapping[str, Step], rounds: int, prepare: Step) -> Times:
+    """Seconds of a single step right after `prepare`."""
+    times: Times = {name: [] for name in steps}
+    with no_garbage_collection():
+        for order in turns(list(steps), rounds):
+            for name in order:
+                prepare()
+                times[name].append(time_batch(steps[name], 1))
+    return times
+
+
+def time_turn(step: Step, batch: int, least_seconds: float, timer: Timer = time_batch) -> float:
+    """Seconds per step: one untimed step, then batches until the least time is reached."""
+    step()
+    count, seconds = 0, 0.0
+    while seconds < least_seconds:
+        seconds += timer(step, batch)
+        count += batch
+    return seconds / count
+
+
+def batch_size(step: Step, seconds: float, timer: Timer = time_batch) -> int:
     """Steps per look at the clock: the power of two that takes about `seconds`."""
     step()
     batch = 1
-    while batch < 1 << 20 and time_batch(step, batch) < seconds / 2:
+    while batch < 1 << 20 and timer(step, batch) < seconds / 2:
         batch *= 2
     return batch
 
