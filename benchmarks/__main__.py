@@ -2,12 +2,13 @@
 
 import typer
 
-from benchmarks import algorithms, embedding, step
+from benchmarks import algorithms, embedding, gpu, step
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 app.command("step")(step.command)
 app.command("algorithms")(algorithms.command)
 app.command("embedding")(embedding.command)
+app.command("gpu")(gpu.command)
 
 
 @app.callback()
