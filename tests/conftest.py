@@ -11,6 +11,27 @@ import torch
 from onepass import _C
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--emulate",
+        choices=["elements", "all"],
+        help="step by the kernels for CUDA, in a build with ONEPASS_CUDA=emulate: tensors of the "
+        "CPU are taken for those of a device, all or all but numbers",
+    )
+
+
+@pytest.fixture(autouse=True)
+def emulated(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Lets kernels take every step, where the command line asks for it."""
+    mode = request.config.getoption("--emulate")
+    if mode is None:
+        yield
+        return
+    _C.emulation.use(mode)
+    yield
+    _C.emulation.use("none")
+
+
 @pytest.fixture(autouse=True)
 def isolated() -> Iterator[None]:
     """Seeds every test alike, and puts back what a test may have changed for the whole process."""
@@ -43,11 +64,14 @@ KINDS = {"SGD", "RMSprop", "AdamW", "NAdam"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m does not ask for
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Makes thorough tests slow but for a few rows, and skips tests that need a GPU.
 
     With REQUIRE_CUDA=1 a GPU that is not there is a failure.
     """
+    if not hasattr(_C, "emulation"):  # a promise of another build, run by make test-all
+        config.hook.pytest_deselected(items=[item for item in items if "emulated" in item.keywords])
+        items[:] = [item for item in items if "emulated" not in item.keywords]
     for item in items:
         case = getattr(item, "callspec", None) and item.callspec.params.get("case")
         if "thorough" in item.keywords and case is not None and str(case) not in KINDS:

@@ -1,0 +1,91 @@
+"""The devices that kernels run on in tests: GPUs, and the emulation of one in builds for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from onepass import _C
+
+EMULATION: Any = getattr(_C, "emulation", None)  # of builds with ONEPASS_CUDA=emulate
+ORDERS = (("ascending", 0), ("descending", 0), ("shuffled", 1))
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where tensors are put, and how the kernels that step them are run.
+
+    Args:
+        name: what torch calls it.
+        emulated: which tensors of the CPU are taken for those of a device: elements, or all.
+        order: in which threads take turns where they are emulated.
+    """
+
+    name: str
+    emulated: str = "none"
+    order: tuple[str, int] = ORDERS[0]
+
+    def __str__(self) -> str:
+        return self.name if self.emulated == "none" else f"emulated {self.emulated} {self.order[0]}"
+
+    def put(self, tensor: Tensor) -> Tensor:
+        """Returns a leaf with the same memory layout on the device, with the gradient."""
+        moved = _moved(tensor.detach(), self.name).requires_grad_(tensor.requires_grad)
+        moved.grad_dtype = None
+        if tensor.grad is not None:
+            moved.grad = _moved(tensor.grad, self.name)
+        return moved
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Lets the kernels run what is stepped within."""
+        if EMULATION is None:
+            yield
+            return
+        EMULATION.use(self.emulated)
+        EMULATION.set_order(*self.order)
+        try:
+            yield
+        finally:
+            EMULATION.use("none")
+            EMULATION.set_capturing(False)
+
+
+def _moved(tensor: Tensor, device: str) -> Tensor:
+    """Returns a copy whose elements lie in their memory as those of the tensor do in its own."""
+    storage = tensor.untyped_storage()
+    memory = torch.empty(storage.nbytes(), dtype=torch.uint8)
+    memory.untyped_storage().copy_(storage)
+    made = torch.empty(0, dtype=tensor.dtype, device=device)
+    made.set_(
+        memory.to(device).untyped_storage(),
+        tensor.storage_offset(),
+        tensor.size(),
+        tensor.stride(),
+    )
+    return made
+
+
+def _params(*emulated: Device) -> list[Any]:
+    found = [pytest.param(d, marks=pytest.mark.emulated, id=str(d)) for d in emulated]
+    return [*(found if EMULATION else ()), pytest.param(CUDA, marks=pytest.mark.cuda, id="cuda")]
+
+
+CUDA = Device("cuda")
+HERE = Device("cpu", "all")  # emulated
+
+# On a GPU, and in a build with the emulation there too: with each order of turns, or with one where
+# threads have nothing to do with each other.
+each_device = pytest.mark.parametrize(
+    "device",
+    _params(*(Device("cpu", mode, order) for mode in ("elements", "all") for order in ORDERS)),
+)
+each_kind_of_device = pytest.mark.parametrize("device", _params(Device("cpu", "elements"), HERE))
+# For promises of what lies on the device as a whole: counts, rates, what the scaler sets.
+each_whole_device = pytest.mark.parametrize("device", _params(HERE))
