@@ -120,9 +120,10 @@ def state_mutations() -> Iterator[Mutation]:
 
 def group_mutations(good: StateDict) -> Iterator[Mutation]:
     """Yields changes to the list of groups and to one group."""
-    for name, wrong in {**NOTHINGS, "group": good["param_groups"][0]}.items():
+    for name, wrong in {**NOTHINGS, "group": copy.deepcopy(good["param_groups"][0])}.items():
         yield f"param_groups: {name}", lambda d, w=wrong: d.__setitem__("param_groups", w)
-        yield f"group: {name}", lambda d, w=wrong: d["param_groups"].__setitem__(0, w)
+        # Copied, so that a change after this one is of this mutant alone.
+        yield f"group: {name}", lambda d, w=wrong: d["param_groups"].__setitem__(0, copy.copy(w))
         yield f"params: {name}", lambda d, w=wrong: d["param_groups"][0].__setitem__("params", w)
     yield "param_groups: missing", lambda d: _none(d.pop("param_groups"))
     yield "param_groups: twice", lambda d: d["param_groups"].extend(d["param_groups"])

@@ -26,12 +26,9 @@ REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 COMPLEX = (torch.complex64, torch.complex128)
 STATE_DTYPES = (None, *REAL)
 SHAPES = ((5, 7), (), (33,), (0,), (2, 3, 4))
-EXTRA_KEYS = {
-    "eps_root",
-    "decouple_lr",
-    "cautious",
-    "state_dtype",
-}  # of a group, that torch does not know
+# Keys of a group that none of torch's classes know, and those that some of them do.
+EXTRA_KEYS = {"eps_root", "decouple_lr", "cautious", "state_dtype"}
+SOMETIMES_EXTRA_KEYS = {"capturable", "fused"}
 
 SPARSE_CASES = tuple(
     case for case in CASES if str(case) in ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW")
@@ -50,7 +47,9 @@ each_torch_fused_case = pytest.mark.parametrize(
 
 def extra_keys(case: Case) -> set[str]:
     """Returns the options of our class that torch's does not have."""
-    return EXTRA_KEYS & inspect.signature(case.ours).parameters.keys()
+    theirs = inspect.signature(case.theirs).parameters.keys() if case.theirs else set()
+    ours = inspect.signature(case.ours).parameters.keys()
+    return ((EXTRA_KEYS | SOMETIMES_EXTRA_KEYS) & ours) - theirs
 
 
 def betas_for(case: Case, *betas: Any) -> tuple[Any, ...]:

@@ -148,6 +148,9 @@ class OnePass(Optimizer):
             state_dtype(param, group)
         if group.get("decouple_lr"):
             group.setdefault("initial_lr", float(group["lr"]))
+        for name in _EVERYWHERE:
+            if not isinstance(group.get(name), (bool, int, type(None))):
+                raise ValueError(f"Invalid {name} value: {group[name]!r} (it must be True or False)")
         if group.get("fused") and (group.get("differentiable") or group.get("foreach")):
             raise RuntimeError(
                 "`fused` does not support `differentiable`"
@@ -237,8 +240,11 @@ class OnePass(Optimizer):
 
     def _place_numbers(self) -> None:
         """Moves the numbers that torch has made of Python's to their parameters."""
-        for param, own in self.state.items():
-            for one in RULES[self.rule].numbers:
+        numbers = RULES[self.rule].numbers
+        params = [param for group in self.param_groups for param in group["params"] if numbers]
+        for param in params:
+            own = self.state.get(param, {})
+            for one in numbers:
                 if param.is_cuda and isinstance(own.get(one.name), Tensor):
                     own[one.name] = own[one.name].to(param.device)
 
