@@ -39,7 +39,7 @@ test-slow: $(STAMPS)/test
 # ASan must come first in the process, and libstdc++ with it, or C++ exceptions end the process.
 # Leaks are not looked for: Python and torch leave much on purpose.
 test-sanitized: $(STAMPS)/test
-	ONEPASS_SANITIZE=1 $(PIP) install -q --no-deps --upgrade --target build/sanitized .
+	ONEPASS_SANITIZE=1 ONEPASS_CUDA=emulate $(PIP) install -q --no-deps --upgrade --target build/sanitized .
 	LD_PRELOAD="$$(for l in asan ubsan stdc++; do g++ -print-file-name=lib$$l.so; done | xargs)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	PYTHONPATH=build/sanitized $(PYTEST) --timeout 900 -m "sanitize and not slow" tests
