@@ -1,4 +1,4 @@
-# One line each: make demo | gallery | test | test-all | bench | lint | format | clean
+# One line each: make demo | gallery | test | test-all | cuda-check | bench | lint | format | clean
 #
 # Everything is installed into .venv by these commands; pip's own index settings are honoured.
 # make test TORCH=torch==2.14.1        another torch
@@ -31,7 +31,7 @@ test: $(STAMPS)/test
 	$(PYTEST) --timeout 300 -m "not slow"
 
 # What `make test` leaves out; it is not repeated here.
-test-all: test-slow test-sanitized lint
+test-all: test-slow test-sanitized cuda-check lint
 
 test-slow: $(STAMPS)/test
 	$(PYTEST) --timeout 900 -m slow
@@ -43,6 +43,10 @@ test-sanitized: $(STAMPS)/test
 	LD_PRELOAD="$$(for l in asan ubsan stdc++; do g++ -print-file-name=lib$$l.so; done | xargs)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	PYTHONPATH=build/sanitized $(PYTEST) --timeout 900 -m "sanitize and not slow" tests
+
+# The kernels as they were compiled; it says so where there is no nvcc, and with REQUIRE_NVCC=1 fails.
+cuda-check: $(STAMPS)/cuda-check
+	$(BIN)/python -m tools.cuda_check
 
 bench: $(STAMPS)/bench
 	$(BIN)/python -m benchmarks $(or $(ARGS),step)
@@ -78,12 +82,12 @@ $(STAMPS)/torch: $(STAMPS)/torch-wanted
 	$(PIP) install '$(TORCH)'
 	touch $@
 
-# onepass with one of its extras (demo, test, bench, lint), compiled again when a source changed.
-$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/bench $(STAMPS)/lint: $(STAMPS)/torch $(SOURCES)
+# onepass with one of its extras (demo, test, cuda-check, bench, lint), compiled again when a source changed.
+$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/cuda-check $(STAMPS)/bench $(STAMPS)/lint: $(STAMPS)/torch $(SOURCES)
 	@echo "Compiling onepass and installing what make $(notdir $@) needs: minutes, the first time"
 	$(PIP) install -q -e '.[$(notdir $@)]'
 	touch $@
 
 FORCE:
 .NOTPARALLEL:
-.PHONY: help demo gallery test test-all test-slow test-sanitized bench lint format clean FORCE
+.PHONY: help demo gallery test test-all test-slow test-sanitized cuda-check bench lint format clean FORCE
