@@ -244,6 +244,8 @@ def test_a_kernel_that_one_architecture_lacks_is_named() -> None:
         ("st.global.f32 [%rd2]", "st.global.f32 [%rd2+4]", "and the rule"),
         ("ld.global.f32 %f3, [%rd2+8]", "ld.global.f32 %f3, [%rd2+12]", "where nothing is"),
         ("ld.global.f32 %f3, [%rd2+8]", "ld.global.f32 %f3, [%rd2+6]", "no multiple"),
+        ("add.rn.f32 %f6, %f1, %f5", "add.rn.f32 %f6, %f9, %f5", "and the rule"),  # %f9 is not set
+        ("mov.u32 %r1, %tid.x", "mov.u32 %r1, %ctaid.y", "does not know `mov"),
         ("ret;", "bra $L__BB0_2;", "did not end"),
         ("ret;", "st.global.f32 [%rd2+8], 0f00000000;\nret;", "writes 4 bytes it should not"),
     ],

@@ -66,6 +66,11 @@ class Value(NamedTuple):
     formula: str | None = None
 
 
+# In a register that nothing was written to: a compiler reads it where it does not matter. Where it
+# does, the result shows it.
+_UNDEFINED = Value(0x5A5A5A5A5A5A5A5A)
+
+
 def _bits(x: Any) -> int:
     return int.from_bytes(x.tobytes(), "little")
 
@@ -79,7 +84,7 @@ def _type(kind: str) -> Any:
 
 
 def _float(bits: int, kind: str) -> Any:
-    return np.frombuffer(bits.to_bytes(_size(kind), "little"), _type(kind))[0]
+    return np.frombuffer(bits.to_bytes(8, "little"), _type(kind))[0]
 
 
 def _integer(bits: int, kind: str) -> int:
@@ -122,6 +127,8 @@ class Thread:
 
     def _value(self, operand: str) -> Value:
         if operand.startswith("%"):
+            if operand not in self._registers and re.fullmatch(r"%[a-z]+\d+", operand):
+                return _UNDEFINED
             return self._registers[operand]
         if found := re.fullmatch(r"0[fd]([0-9A-F]+)", operand):
             return Value(int(found[1], 16))
