@@ -109,7 +109,10 @@ class Tools:
             assert running.stdout is not None
             yield from running.stdout
         if running.returncode != 0:
-            raise SystemExit(f"cuda-check: cuobjdump {' '.join(arguments)} failed")
+            raise SystemExit(
+                f"cuda-check: cuobjdump {' '.join(arguments)} failed; if the extension has no "
+                "kernels, compile it anew with ONEPASS_CUDA=1"
+            )
 
 
 def demangled(names: Iterable[str]) -> dict[str, Name]:
