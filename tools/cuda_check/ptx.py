@@ -1,4 +1,4 @@
-"""Kernels as nvcc hands them to the assembler of every architecture: the text of their PTX."""
+"""Kernels as the text of the PTX that the extension holds for later architectures."""
 
 from __future__ import annotations
 

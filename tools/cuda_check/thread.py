@@ -1,8 +1,8 @@
 """Runs one thread of a kernel, from its PTX, and writes down by which formula it computes numbers.
 
-PTX is what nvcc hands to the assembler of every architecture, and the assembler neither joins nor
-reorders operations that name their rounding. Only what the project's kernels use is known here;
-anything else is reported.
+What is run is the PTX in the extension, that of the newest architecture. The machine code of the
+others comes from PTX of their own, of the same source and flags, which nvcc does not keep. Only
+what the project's kernels use is known here; anything else is reported.
 """
 
 from __future__ import annotations
