@@ -78,7 +78,9 @@ if importlib.util.find_spec("torch"):
         paths["library_dirs"] = [str(CUDA / "lib64")]
         paths["libraries"] = ["cudart_static", "rt", "dl", "pthread"]
         CXX += ["-DONEPASS_WITH_CUDA"]
-    ext = cpp_extension.CppExtension("onepass._C", csrc(".cpp") + (csrc(".cu") if CUDA else []), **paths)
+    ext = cpp_extension.CppExtension(
+        "onepass._C", csrc(".cpp") + (csrc(".cu") if CUDA else []), **paths
+    )
     ext.extra_compile_args, ext.extra_link_args = {"cxx": CXX, "nvcc": NVCC}, LINK
     setup(ext_modules=[ext], cmdclass={"build_ext": Build})
 else:  # an sdist and the metadata need no torch; the backend stops every other build

@@ -4,14 +4,15 @@
 
 #include <limits>
 
+#include "rules/variants.h"
+
 namespace onepass {
 namespace {
 
-std::vector<Algorithm> all_rows() {
+template <std::size_t... part>
+std::vector<Algorithm> all_rows(std::index_sequence<part...> /*all*/) {
   std::vector<Algorithm> rows;
-  for (const auto& part :
-       {rows_of_part<0>(), rows_of_part<1>(), rows_of_part<2>(), rows_of_part<3>()})
-    rows.insert(rows.end(), part.begin(), part.end());
+  (std::ranges::move(rows_of_part<part>(), std::back_inserter(rows)), ...);
   return rows;
 }
 
@@ -34,7 +35,7 @@ constexpr struct {
 }  // namespace
 
 std::span<const Algorithm> algorithms() {
-  static const std::vector<Algorithm> rows = all_rows();
+  static const std::vector<Algorithm> rows = all_rows(std::make_index_sequence<kParts>{});
   return rows;
 }
 

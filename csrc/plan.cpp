@@ -1,5 +1,6 @@
 #include "plan.h"
 
+#include <ATen/Functions.h>
 #include <ATen/record_function.h>
 
 #include <algorithm>
@@ -238,17 +239,17 @@ void Plan::sweep_on_devices() {
 }
 
 void Plan::sweep_on(c10::Device device, const std::vector<cuda::Parameter>& parameters) {
-  cuda::Scaling scaling;
-  at::Tensor scale, found_inf;  // live until the launch: memory is then given back in order
-  const auto place = [&](const at::Tensor& number, at::Tensor& here, cuda::Scalar& scalar) {
-    if (!number.defined()) return;
-    here = number.to(device, /*non_blocking=*/true);
-    scalar = cuda::scalar_of(here);
+  at::Tensor grad_scale, found_inf;  // live until the launch: memory is then given back in order
+  const auto place = [device](const at::Tensor& number) {
+    return number.defined() ? number.to(device, at::kFloat, /*non_blocking=*/true) : number;
   };
-  place(scaler_.device_grad_scale, scale, scaling.grad_scale);
-  place(scaler_.found_inf, found_inf, scaling.found_inf);
-  if (scaler_.grad_scale != 0.0)
-    scaling.grad_scale = {.value = scaler_.grad_scale, .kind = cuda::Scalar::Kind::kValue};
+  const auto address = [](const at::Tensor& number) {
+    return number.defined() ? number.const_data_ptr<float>() : nullptr;
+  };
+  grad_scale = place(scaler_.grad_scale == 0.0 ? scaler_.device_grad_scale
+                                               : at::scalar_tensor(scaler_.grad_scale));
+  found_inf = place(scaler_.found_inf);
+  const cuda::Scaling scaling{address(grad_scale), address(found_inf)};
   found(device_steps_, device).run(device, parameters, scaling, in_order_);
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from onepass import _C
+from tests.cases import CASES, Case
+from tests.layouts import same_bits
+from tests.support import params_of, randn
 
 EMULATION: Any = getattr(_C, "emulation", None)  # of builds with ONEPASS_CUDA=emulate
 ORDERS = (("ascending", 0), ("descending", 0), ("shuffled", 1))
@@ -89,3 +92,53 @@ each_device = pytest.mark.parametrize(
 each_kind_of_device = pytest.mark.parametrize("device", _params(Device("cpu", "elements"), HERE))
 # For promises of what lies on the device as a whole: counts, rates, what the scaler sets.
 each_whole_device = pytest.mark.parametrize("device", _params(HERE))
+
+
+class Pair:
+    """One optimizer over parameters of the CPU, and one over the same on a device."""
+
+    def __init__(
+        self, case: Case, device: Device, groups: Sequence[dict[str, Any]], **options: Any
+    ) -> None:
+        self.device = device
+        self.ours = case.ours(list(groups), **options)
+        moved = [
+            {**group, "params": [device.put(p) for p in group["params"]]}
+            for group in self.ours.param_groups
+        ]
+        self.theirs = case.ours(moved, **options)
+
+    def step(self, seed: int) -> None:
+        for k, (here, there) in enumerate(self._params()):
+            if here.grad is None or seed > 0:
+                here.grad = randn(here.shape, here.dtype, 1000 * seed + k)
+            there.grad = self.device.put(here).grad
+        self.ours.step()
+        with self.device.running():
+            self.theirs.step()
+
+    def _params(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return zip(params_of(self.ours), params_of(self.theirs), strict=True)
+
+    def check(self, where: object = "") -> None:
+        """Compares the bits of parameters and states."""
+        for k, (here, there) in enumerate(self._params()):
+            assert same_bits(here, there.cpu()), f"{where}: parameter {k}"
+            own, other = self.ours.state.get(here, {}), self.theirs.state.get(there, {})
+            assert own.keys() == other.keys(), where
+            for key, value in own.items():
+                assert same_bits(value, other[key].cpu()), f"{where}: {key} of parameter {k}"
+
+    def check_steps(self, count: int, where: object = "") -> None:
+        for seed in range(1, count + 1):
+            self.step(seed)
+            self.check(f"{where}, step {seed}")
+
+
+def leaves(sizes: Iterable[Any], dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    shapes = [(size,) if isinstance(size, int) else size for size in sizes]
+    return [randn(shape, dtype, k).requires_grad_() for k, shape in enumerate(shapes)]
+
+
+def of(name: str) -> Case:
+    return next(case for case in CASES if str(case) == name)

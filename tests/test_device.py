@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -22,9 +21,12 @@ from tests.devices import (
     EMULATION,
     HERE,
     Device,
+    Pair,
     each_device,
     each_kind_of_device,
     each_whole_device,
+    leaves,
+    of,
 )
 from tests.layouts import READABLE, WRITABLE, place, same_bits
 from tests.oracle import all_states_on
@@ -32,52 +34,6 @@ from tests.support import REAL, SHAPES, each_case, params_of, randn
 
 CHUNK = 2048  # elements of the smallest share of a thread block
 SUMMING = [case for case in CASES if RULES[case.ours.rule].sums]
-
-
-class Pair:
-    """One optimizer over parameters of the CPU, and one over the same on a device."""
-
-    def __init__(
-        self, case: Case, device: Device, groups: Sequence[dict[str, Any]], **options: Any
-    ) -> None:
-        self.device = device
-        self.ours = case.ours(list(groups), **options)
-        moved = [
-            {**group, "params": [device.put(p) for p in group["params"]]}
-            for group in self.ours.param_groups
-        ]
-        self.theirs = case.ours(moved, **options)
-
-    def step(self, seed: int) -> None:
-        for k, (here, there) in enumerate(self._params()):
-            if here.grad is None or seed > 0:
-                here.grad = randn(here.shape, here.dtype, 1000 * seed + k)
-            there.grad = self.device.put(here).grad
-        self.ours.step()
-        with self.device.running():
-            self.theirs.step()
-
-    def _params(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return zip(params_of(self.ours), params_of(self.theirs), strict=True)
-
-    def check(self, where: object = "") -> None:
-        """Compares the bits of parameters and states."""
-        for k, (here, there) in enumerate(self._params()):
-            assert same_bits(here, there.cpu()), f"{where}: parameter {k}"
-            own, other = self.ours.state.get(here, {}), self.theirs.state.get(there, {})
-            assert own.keys() == other.keys(), where
-            for key, value in own.items():
-                assert same_bits(value, other[key].cpu()), f"{where}: {key} of parameter {k}"
-
-    def check_steps(self, count: int, where: object = "") -> None:
-        for seed in range(1, count + 1):
-            self.step(seed)
-            self.check(f"{where}, step {seed}")
-
-
-def leaves(sizes: Iterable[Any], dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    shapes = [(size,) if isinstance(size, int) else size for size in sizes]
-    return [randn(shape, dtype, k).requires_grad_() for k, shape in enumerate(shapes)]
 
 
 def two_groups(params: list[Tensor]) -> list[dict[str, Any]]:
@@ -157,7 +113,7 @@ def test_only_the_elements_of_a_view_are_written(device: Device) -> None:
 
 @each_kind_of_device
 def test_every_alignment_and_every_length_of_the_edge(device: Device) -> None:
-    adamw = next(case for case in CASES if str(case) == "AdamW")
+    adamw = of("AdamW")
     for dtype, offset in itertools.product(REAL, range(8)):
         sizes = (*range(1, 20), CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 5)
         memory = randn((sum(sizes) + offset,), dtype, 3)
@@ -171,7 +127,7 @@ def test_one_tensor_or_thousands_with_empty_ones_anywhere(device: Device) -> Non
     draw = random.Random(0)
     for count in (1, 2, 3, 3000):
         for name in ("AdamW", "LAMB"):
-            case = next(case for case in CASES if str(case) == name)
+            case = of(name)
             sizes = [draw.choice((0, 0, 1, 3, 7, 64, 300)) for _ in range(count)]
             sizes[draw.randrange(count)] = 5000
             groups = [{"params": leaves(sizes)[k::7], "lr": 0.01 * k} for k in range(7)]
@@ -193,7 +149,7 @@ def test_sums_over_a_parameter_are_added_in_the_order_of_the_cpu(
 def test_tied_memory_is_stepped_in_the_order_of_the_parameters(device: Device) -> None:
     memory = randn((100,), torch.float32, 1)
     there = device.put(memory)
-    sgd = next(case for case in CASES if str(case) == "SGD")
+    sgd = of("SGD")
 
     def run(shared: Tensor) -> Tensor:
         views = [shared[:60].requires_grad_(), shared[40:].requires_grad_()]
@@ -392,7 +348,7 @@ def test_a_launch_that_fails_is_told() -> None:
 
 @pytest.mark.emulated
 def test_a_captured_step_has_tables_of_its_own_that_later_steps_leave_alone() -> None:
-    case = next(case for case in CASES if str(case) == "AdamW")
+    case = of("AdamW")
     pair = Pair(case, HERE, [{"params": leaves((9, 2100))}], capturable=True)
     pair.check_steps(2)
     EMULATION.set_capturing(True)
@@ -403,7 +359,7 @@ def test_a_captured_step_has_tables_of_its_own_that_later_steps_leave_alone() ->
 
 @each_kind_of_device
 def test_one_optimizer_steps_parameters_here_and_on_the_device(device: Device) -> None:
-    case = next(case for case in CASES if str(case) == "NAdam")
+    case = of("NAdam")
     pair = Pair(case, device, [{"params": leaves(SHAPES)}])
     pair.check_steps(2)
     extra = leaves((33,))

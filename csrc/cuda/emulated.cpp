@@ -5,6 +5,7 @@
 #include "part1.cu"
 #include "part2.cu"
 #include "part3.cu"
+#include "part4.cu"
 #include "runtime.cu"
 
 #endif

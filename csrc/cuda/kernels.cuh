@@ -13,6 +13,13 @@
 
 namespace onepass::cuda {
 
+// Thread blocks that a multiprocessor must have room for. Asked for nothing, the compiler aims at
+// more and keeps some numbers in memory, which costs more than blocks that have to wait; so it does
+// where more is asked for than this.
+template <int kStates, class Real>
+inline constexpr int kResident = sizeof(Real) == 4 && kStates <= 2 ? 3 : 2;
+inline constexpr int kResidentWithSums = 2;
+
 ONEPASS_DEVICE double read(const Scalar& scalar) {
   switch (scalar.kind) {
     case Scalar::Kind::kFloat32:
@@ -57,7 +64,7 @@ ONEPASS_DEVICE void write_numbers(const Task& task, int count, const Number* num
 
 // Whether the gradient scaler found an overflow: then nothing changes.
 ONEPASS_DEVICE bool is_skipped(const Launch& launch) {
-  return launch.found_inf.kind != Scalar::Kind::kNone && read(launch.found_inf) != 0.0;
+  return launch.found_inf != nullptr && *launch.found_inf != 0.0f;
 }
 
 template <class Update>
@@ -78,9 +85,9 @@ ONEPASS_DEVICE Rule rule_with(const Scalar* hypers, std::index_sequence<index...
 }
 
 template <class Rule, unsigned kPresent, class Real>
-__global__ void __launch_bounds__(kThreads) prepare(Launch launch) {
+__global__ void __launch_bounds__(kWarp) prepare(Launch launch) {
   using Update = typename Rule::template Update<Real, kPresent>;
-  const std::int64_t k = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const std::int64_t k = static_cast<std::int64_t>(blockIdx.x) * kWarp + threadIdx.x;
   if (k >= launch.task_count || is_skipped(launch)) return;
   const Task& task = launch.tasks[k];
   const Rule rule = rule_with<Rule>(launch.hypers + task.hypers,
@@ -97,20 +104,27 @@ __global__ void __launch_bounds__(kThreads) prepare(Launch launch) {
   }
 }
 
-// What a thread block does of one parameter.
-template <class Real>
+// What a thread block needs of one parameter. The kernels' stores could, as far as the compiler
+// knows, change the records they read, and it would read them anew for every element.
+template <int kOperands, class Real>
 struct Part {
-  const Task& task;
+  void* operands[kOperands];
+  Float types[kOperands];
   const std::int64_t* layout;  // or null
-  Real sign, grad_scale;       // a scale of 0: the gradient is taken as it is
+  int dims;
+  Real sign, grad_scale;  // a scale of 0: the gradient is taken as it is
 
   ONEPASS_DEVICE Part(const Launch& launch, const Task& task)
-      : task(task),
-        layout(task.layout < 0 ? nullptr : launch.layouts + task.layout),
+      : layout(task.layout < 0 ? nullptr : launch.layouts + task.layout),
+        dims(task.dims),
         sign(task.maximize ? Real(-1) : Real(1)),
-        grad_scale(launch.grad_scale.kind == Scalar::Kind::kNone
-                       ? Real(0)
-                       : static_cast<Real>(read(launch.grad_scale))) {}
+        grad_scale(launch.grad_scale == nullptr ? Real(0) : static_cast<Real>(*launch.grad_scale)) {
+    ONEPASS_UNROLL
+    for (int k = 0; k < kOperands; ++k) {
+      operands[k] = task.operands[k];
+      types[k] = task.types[k];
+    }
+  }
 };
 
 // Where the element at `i` of the sweep's order lies in each operand.
@@ -119,116 +133,117 @@ struct Offsets {
   std::int64_t in[kOperands] = {};
 
   template <class Real>
-  ONEPASS_DEVICE Offsets(const Part<Real>& part, std::int64_t i) {
+  ONEPASS_DEVICE Offsets(const Part<kOperands, Real>& part, std::int64_t i) {
     if (part.layout == nullptr) {
       for (std::int64_t& offset : in) offset = i;
       return;
     }
-    const int dims = part.task.dims;
-    for (int dim = dims - 1; dim >= 0; --dim) {
+    for (int dim = part.dims - 1; dim >= 0; --dim) {
       const std::int64_t size = part.layout[dim], index = i % size;
-      const std::int64_t* const strides = part.layout + dims + dim;
+      const std::int64_t* const strides = part.layout + part.dims + dim;
       ONEPASS_UNROLL
-      for (int k = 0; k < kOperands; ++k) in[k] += index * strides[k * dims];
+      for (int k = 0; k < kOperands; ++k) in[k] += index * strides[k * part.dims];
       i /= size;
     }
   }
 };
 
 // One element of a parameter, its gradient and its states, in registers.
-template <int kStates, class Real>
+template <int kOperands, class Real>
 struct Element {
   Real param, grad, states[kMaxStates];
 
-  ONEPASS_DEVICE Element(const Part<Real>& part, const Offsets<2 + kStates>& offsets) {
+  ONEPASS_DEVICE Element(const Part<kOperands, Real>& part, const Offsets<kOperands>& offsets) {
     const auto load = [&](int k) {
-      return load_element<Real>(part.task.operands[k], part.task.types[k], offsets.in[k]);
+      return load_element<Real>(part.operands[k], part.types[k], offsets.in[k]);
     };
     param = load(0);
     grad = load(1);
     ONEPASS_UNROLL
-    for (int k = 0; k < kStates; ++k) states[k] = load(2 + k);
+    for (int k = 2; k < kOperands; ++k) states[k - 2] = load(k);
     if (part.grad_scale != Real(0)) grad /= part.grad_scale;
   }
 
-  ONEPASS_DEVICE void store(const Part<Real>& part, const Offsets<2 + kStates>& offsets) const {
+  ONEPASS_DEVICE void store(const Part<kOperands, Real>& part,
+                            const Offsets<kOperands>& offsets) const {
     const auto store = [&](int k, Real x) {
-      store_element(part.task.operands[k], part.task.types[k], offsets.in[k], x);
+      store_element(part.operands[k], part.types[k], offsets.in[k], x);
     };
     store(0, param);
     if (part.grad_scale != Real(0)) store(1, grad);
     ONEPASS_UNROLL
-    for (int k = 0; k < kStates; ++k) store(2 + k, states[k]);
+    for (int k = 2; k < kOperands; ++k) store(k, states[k - 2]);
   }
 };
 
-template <class Update, int kStates, class Real>
-ONEPASS_DEVICE void step_element(const Update& rule, const Part<Real>& part, std::int64_t i) {
-  const Offsets<2 + kStates> offsets(part, i);
-  Element<kStates, Real> element(part, offsets);
+template <class Update, int kOperands, class Real>
+ONEPASS_DEVICE void step_element(const Update& rule, const Part<kOperands, Real>& part,
+                                 std::int64_t i) {
+  const Offsets<kOperands> offsets(part, i);
+  Element<kOperands, Real> element(part, offsets);
   element.param = rule(element.param, part.sign * element.grad, element.states);
   element.store(part, offsets);
 }
 
-template <class Update, int kStates, class Real>
-ONEPASS_DEVICE void step_vector(const Update& rule, const Part<Real>& part, std::int64_t first) {
-  constexpr int kOperands = 2 + kStates, kWidth = kVector<Real>;
-  const Task& task = part.task;
+template <class Update, int kOperands, class Real>
+ONEPASS_DEVICE void step_vector(const Update& rule, const Part<kOperands, Real>& part,
+                                std::int64_t first) {
+  constexpr int kWidth = kVector<Real>;
   Raw<Real> raw[kOperands];
   Real elements[kOperands][kWidth];
   ONEPASS_UNROLL
-  for (int k = 0; k < kOperands; ++k) raw[k].load_from(task.operands[k], task.types[k], first);
+  for (int k = 0; k < kOperands; ++k) raw[k].load_from(part.operands[k], part.types[k], first);
   ONEPASS_UNROLL
-  for (int k = 0; k < kOperands; ++k) raw[k].decode_to(elements[k], task.types[k]);
+  for (int k = 0; k < kOperands; ++k) raw[k].decode_to(elements[k], part.types[k]);
   if (part.grad_scale != Real(0)) {
     ONEPASS_UNROLL
     for (Real& grad : elements[1]) grad /= part.grad_scale;
-    raw[1].encode_from(elements[1], task.types[1]);
-    raw[1].store_to(task.operands[1], task.types[1], first);
+    raw[1].encode_from(elements[1], part.types[1]);
+    raw[1].store_to(part.operands[1], part.types[1], first);
   }
   ONEPASS_UNROLL
   for (int i = 0; i < kWidth; ++i) {
     Real states[kMaxStates];
     ONEPASS_UNROLL
-    for (int k = 0; k < kStates; ++k) states[k] = elements[2 + k][i];
+    for (int k = 2; k < kOperands; ++k) states[k - 2] = elements[k][i];
     elements[0][i] = rule(elements[0][i], part.sign * elements[1][i], states);
     ONEPASS_UNROLL
-    for (int k = 0; k < kStates; ++k) elements[2 + k][i] = states[k];
+    for (int k = 2; k < kOperands; ++k) elements[k][i] = states[k - 2];
   }
   ONEPASS_UNROLL
   for (int k = 0; k < kOperands; ++k) {
     if (k == 1) continue;  // the gradient is read only
-    raw[k].encode_from(elements[k], task.types[k]);
-    raw[k].store_to(task.operands[k], task.types[k], first);
+    raw[k].encode_from(elements[k], part.types[k]);
+    raw[k].store_to(part.operands[k], part.types[k], first);
   }
 }
 
 template <class Update, int kStates, class Real>
-__global__ void __launch_bounds__(kThreads) sweep(Launch launch) {
+__global__ void __launch_bounds__(kThreads, kResident<kStates, Real>) sweep(Launch launch) {
   if (is_skipped(launch)) return;
   const std::uint32_t k = launch.chunks[blockIdx.x];
   const Task& task = launch.tasks[k];
   const Update rule = coefficients<Update>(launch, k);
-  const Part<Real> part(launch, task);
+  const Part<2 + kStates, Real> part(launch, task);
   const std::int64_t begin = (blockIdx.x - task.first_chunk) * launch.chunk_size;
   const std::int64_t end =
       begin + launch.chunk_size < task.size ? begin + launch.chunk_size : task.size;
   const std::int64_t vectors = task.aligned ? (end - begin) / kVector<Real> : 0;
   for (std::int64_t i = threadIdx.x; i < vectors; i += kThreads)
-    step_vector<Update, kStates, Real>(rule, part, begin + i * kVector<Real>);
+    step_vector(rule, part, begin + i * kVector<Real>);
   for (std::int64_t i = begin + vectors * kVector<Real> + threadIdx.x; i < end; i += kThreads)
-    step_element<Update, kStates, Real>(rule, part, i);
+    step_element(rule, part, i);
 }
 
 // Each of kLanes threads adds up one lane of a block of the sums; then they exchange their lanes
 // and all add them in their order.
 template <class Update, int kStates, int kSquares, class Real>
-__global__ void __launch_bounds__(kThreads) sum_blocks(Launch launch) {
+__global__ void __launch_bounds__(kThreads, kResidentWithSums) sum_blocks(Launch launch) {
   if (is_skipped(launch)) return;
   const std::uint32_t k = launch.chunks[blockIdx.x];
   const Task& task = launch.tasks[k];
   const Update rule = coefficients<Update>(launch, k);
-  const Part<Real> part(launch, task);
+  const Part<2 + kStates, Real> part(launch, task);
   constexpr std::int64_t kBlocks = kThreads / kLanes;  // of one thread block
   const std::int64_t block = (blockIdx.x - task.first_sum_chunk) * kBlocks + threadIdx.x / kLanes;
   const std::int64_t begin = block * kSumBlock<Real>;
@@ -237,7 +252,7 @@ __global__ void __launch_bounds__(kThreads) sum_blocks(Launch launch) {
   double sums[kSquares] = {};
   for (std::int64_t i = begin + threadIdx.x % kLanes; i < end; i += kLanes) {
     const Offsets<2 + kStates> offsets(part, i);
-    Element<kStates, Real> element(part, offsets);  // a scaled gradient is written in the sweep
+    Element<2 + kStates, Real> element(part, offsets);  // a scaled gradient is written in the sweep
     Real terms[kSquares];
     rule.measure(element.param, part.sign * element.grad, element.states, terms);
     ONEPASS_UNROLL
@@ -246,7 +261,7 @@ __global__ void __launch_bounds__(kThreads) sum_blocks(Launch launch) {
       sums[s] += term * term;
     }
   }
-  const int first_lane = static_cast<int>(threadIdx.x % 32 / kLanes * kLanes);
+  const int first_lane = static_cast<int>(threadIdx.x % kWarp / kLanes * kLanes);
   for (int s = 0; s < kSquares; ++s) {
     double sum = 0.0;
     for (int lane = 0; lane < kLanes; ++lane)
@@ -258,7 +273,7 @@ __global__ void __launch_bounds__(kThreads) sum_blocks(Launch launch) {
 
 // One thread block a parameter: adds the blocks' sums and completes the coefficients.
 template <class Rule, unsigned kPresent, int kSquares, class Real>
-__global__ void __launch_bounds__(kThreads) finish(Launch launch) {
+__global__ void __launch_bounds__(kThreads, kResidentWithSums) finish(Launch launch) {
   using Update = typename Rule::template Update<Real, kPresent>;
   static_assert(kFolds == kThreads);
   __shared__ double folds[kFolds];

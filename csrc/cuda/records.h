@@ -48,13 +48,16 @@ struct Launch {
   const std::int64_t* layouts;
   const std::uint32_t* chunks;  // the task of each thread block
   double* block_sums;           // kMaxSquares for each block of the sums
-  Scalar grad_scale, found_inf;
+  // What a gradient scaler has set, or null: gradients are divided by the one, and written back;
+  // where the other is not 0 nothing changes.
+  const float *grad_scale, *found_inf;
   std::int64_t chunk_size;
   std::uint32_t task_count;
 };
 static_assert(sizeof(Launch) < 4096, "the space for a kernel's arguments");
 
-inline constexpr int kThreads = 256;
+inline constexpr int kThreads = 256;  // of a thread block
+inline constexpr int kWarp = 32;      // and of one of `prepare`, whose threads take long each
 inline constexpr std::int64_t kSmallestChunk = 2048, kLargestChunk = 65536;
 
 }  // namespace onepass::cuda

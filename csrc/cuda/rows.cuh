@@ -15,7 +15,7 @@ Kernels kernels_of() {
   constexpr int kSquares = Rule::squares(kPresent);
   Kernels kernels;
   kernels.prepare = [](const Launch& launch, std::int64_t blocks, void* stream) {
-    ONEPASS_LAUNCH((prepare<Rule, kPresent, Real>), blocks, kThreads, stream, launch);
+    ONEPASS_LAUNCH((prepare<Rule, kPresent, Real>), blocks, kWarp, stream, launch);
   };
   kernels.sweep = [](const Launch& launch, std::int64_t blocks, void* stream) {
     ONEPASS_LAUNCH((sweep<Update, kStates, Real>), blocks, kThreads, stream, launch);

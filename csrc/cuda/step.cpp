@@ -6,22 +6,29 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <utility>
 
 #include "../plan.h"
+#include "../rules/variants.h"
 #include "place.h"
 #include "runtime.h"
 
 namespace onepass::cuda {
 
+namespace {
+
+template <std::size_t... part>
+std::vector<Row> all_rows(std::index_sequence<part...> /*all*/) {
+  std::vector<Row> rows;
+  (std::ranges::move(rows_of_part<part>(), std::back_inserter(rows)), ...);
+  return rows;
+}
+
+}  // namespace
+
 const Row* find_row(std::string_view name) {
-  static const std::vector<Row> rows = [] {
-    std::vector<Row> all;
-    for (const auto& part :
-         {rows_of_part<0>(), rows_of_part<1>(), rows_of_part<2>(), rows_of_part<3>()})
-      all.insert(all.end(), part.begin(), part.end());
-    return all;
-  }();
+  static const std::vector<Row> rows = all_rows(std::make_index_sequence<kParts>{});
   const auto found = std::ranges::find(rows, name, &Row::name);
   return found == rows.end() ? nullptr : &*found;
 }
@@ -248,7 +255,7 @@ void DeviceSteps::launch(const Plan& plan, const Scaling& scaling, c10::Device d
       .chunk_size = plan.chunk_size,
       .task_count = static_cast<std::uint32_t>(plan.parameters.size()),
   };
-  plan.kernels.prepare(launch, divided_up(launch.task_count, kThreads), handle);
+  plan.kernels.prepare(launch, divided_up(launch.task_count, kWarp), handle);
   if (plan.kernels.sum_blocks != nullptr) {
     Launch sums = launch;
     sums.chunks += plan.chunks;

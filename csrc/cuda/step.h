@@ -32,9 +32,9 @@ struct Parameter {
   Scalar numbers[kMaxNumbers];
 };
 
-// What a gradient scaler keeps on the device, or kNone.
+// What a gradient scaler keeps on the device, or null.
 struct Scaling {
-  Scalar grad_scale{.kind = Scalar::Kind::kNone}, found_inf{.kind = Scalar::Kind::kNone};
+  const float *grad_scale = nullptr, *found_inf = nullptr;
 };
 
 // Keeps the memory that its steps work in. No step waits for the device.

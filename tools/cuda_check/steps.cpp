@@ -120,8 +120,8 @@ class Step {
         *element(k, i) = Real(between(random) * (k < 2 && random() % 2 == 0 ? -1 : 1));
     describe_task();
     if (scene.is_scaled) {
-      launch_.grad_scale = on_device(&grad_scale_);
-      launch_.found_inf = on_device(&found_inf_);
+      launch_.grad_scale = &grad_scale_;
+      launch_.found_inf = &found_inf_;
     }
   }
 
@@ -254,8 +254,8 @@ class Step {
                  .layouts = layout_,
                  .chunks = &chunk_,
                  .block_sums = nullptr,
-                 .grad_scale = {.kind = Scalar::Kind::kNone},
-                 .found_inf = {.kind = Scalar::Kind::kNone},
+                 .grad_scale = nullptr,
+                 .found_inf = nullptr,
                  .chunk_size = cuda::kSmallestChunk,
                  .task_count = 1};
 };
@@ -280,8 +280,7 @@ void print_part() {
 }  // namespace onepass
 
 int main() {
-  onepass::print_part<0>();
-  onepass::print_part<1>();
-  onepass::print_part<2>();
-  onepass::print_part<3>();
+  [&]<int... part>(std::integer_sequence<int, part...>) {
+    (onepass::print_part<part>(), ...);
+  }(std::make_integer_sequence<int, onepass::kParts>{});
 }
