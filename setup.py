@@ -61,6 +61,11 @@ if importlib.util.find_spec("torch"):
             facts["CUDA_ARCHS"] = os.environ["TORCH_CUDA_ARCH_LIST"] if CUDA else ""
             macros = [(f"ONEPASS_{name}", f'"{value}"') for name, value in facts.items()]
             self.extensions[0].define_macros += macros
+            # A torch without CUDA does not tell ninja which headers a .cu file includes.
+            changed = max((ROOT / header).stat().st_mtime for header in csrc(".h", ".cuh"))
+            for made in Path(self.build_temp).glob("csrc/cuda/*.o"):
+                if made.stat().st_mtime < changed:
+                    made.unlink()
             super().run()
             info = Path(self.get_ext_fullpath("onepass._C")).with_name("_build_info.py")
             lines = [f'{name} = "{value}"\n' for name, value in facts.items()]

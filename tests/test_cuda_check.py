@@ -165,7 +165,7 @@ def test_a_missing_architecture_is_named(elf: list[str], ptx_files: list[str], m
     [
         ({"stack": 8}, "8 bytes of stack"),
         ({"local": 16}, "16 of local memory"),
-        ({"registers": 129}, "129 registers, over 128"),
+        ({"registers": 169}, "169 registers, over 168"),
         ({"constants": 4096}, "4096 bytes of constants"),
     ],
 )

@@ -18,6 +18,7 @@ import onepass
 from onepass.rules import RULES
 from tests.cases import CASES, Case
 from tests.devices import (
+    CUDA,
     EMULATION,
     HERE,
     Device,
@@ -79,6 +80,7 @@ def test_parameters_gradients_and_states_have_dtypes_of_their_own(
             pair.check(f"{param_dtype}, {grad_dtype}, {state_dtype}")
 
 
+@pytest.mark.sanitize
 @each_case
 @each_kind_of_device
 def test_tensors_lie_in_memory_as_they_like(case: Case, device: Device) -> None:
@@ -111,6 +113,7 @@ def test_only_the_elements_of_a_view_are_written(device: Device) -> None:
         assert not torch.equal(after[placed.own], before[placed.own])
 
 
+@pytest.mark.sanitize
 @each_kind_of_device
 def test_every_alignment_and_every_length_of_the_edge(device: Device) -> None:
     adamw = of("AdamW")
@@ -122,10 +125,11 @@ def test_every_alignment_and_every_length_of_the_edge(device: Device) -> None:
         pair.check_steps(2, f"{dtype}, offset {offset}")
 
 
+@pytest.mark.sanitize
 @each_device
 def test_one_tensor_or_thousands_with_empty_ones_anywhere(device: Device) -> None:
     draw = random.Random(0)
-    for count in (1, 2, 3, 3000):
+    for count in (1, 2, 3, 3000 if device in (CUDA, HERE) else 100):
         for name in ("AdamW", "LAMB"):
             case = of(name)
             sizes = [draw.choice((0, 0, 1, 3, 7, 64, 300)) for _ in range(count)]
@@ -135,6 +139,7 @@ def test_one_tensor_or_thousands_with_empty_ones_anywhere(device: Device) -> Non
             pair.check_steps(2, f"{name}, {count} tensors")
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("case", SUMMING, ids=str)
 @each_device
 def test_sums_over_a_parameter_are_added_in_the_order_of_the_cpu(
@@ -294,6 +299,7 @@ def snapshot_there(pair: Pair) -> dict[Any, Tensor]:
     return seen
 
 
+@pytest.mark.sanitize
 @each_case
 @each_whole_device
 def test_c10_gradients_are_unscaled_and_written_back(case: Case, device: Device) -> None:

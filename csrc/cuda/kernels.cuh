@@ -13,11 +13,12 @@
 
 namespace onepass::cuda {
 
-// Thread blocks that a multiprocessor must have room for. Asked for nothing, the compiler aims at
-// more and keeps some numbers in memory, which costs more than blocks that have to wait; so it does
-// where more is asked for than this.
+// Thread blocks of the sweep that a multiprocessor must have room for. Asked for nothing, the
+// compiler aims at more and keeps some numbers in memory, which costs more than blocks that have to
+// wait; so it does where more is asked for than this.
 template <int kStates, class Real>
-inline constexpr int kResident = sizeof(Real) == 4 && kStates <= 2 ? 3 : 2;
+inline constexpr int kResident =
+    sizeof(Real) == 4 ? (kStates <= 2 ? 5 : 4) : (kStates <= 3 ? 4 : 3);
 inline constexpr int kResidentWithSums = 2;
 
 ONEPASS_DEVICE double read(const Scalar& scalar) {
@@ -219,7 +220,7 @@ ONEPASS_DEVICE void step_vector(const Update& rule, const Part<kOperands, Real>&
 }
 
 template <class Update, int kStates, class Real>
-__global__ void __launch_bounds__(kThreads, kResident<kStates, Real>) sweep(Launch launch) {
+__global__ void __launch_bounds__(kSweepThreads, kResident<kStates, Real>) sweep(Launch launch) {
   if (is_skipped(launch)) return;
   const std::uint32_t k = launch.chunks[blockIdx.x];
   const Task& task = launch.tasks[k];
@@ -229,22 +230,22 @@ __global__ void __launch_bounds__(kThreads, kResident<kStates, Real>) sweep(Laun
   const std::int64_t end =
       begin + launch.chunk_size < task.size ? begin + launch.chunk_size : task.size;
   const std::int64_t vectors = task.aligned ? (end - begin) / kVector<Real> : 0;
-  for (std::int64_t i = threadIdx.x; i < vectors; i += kThreads)
+  for (std::int64_t i = threadIdx.x; i < vectors; i += kSweepThreads)
     step_vector(rule, part, begin + i * kVector<Real>);
-  for (std::int64_t i = begin + vectors * kVector<Real> + threadIdx.x; i < end; i += kThreads)
+  for (std::int64_t i = begin + vectors * kVector<Real> + threadIdx.x; i < end; i += kSweepThreads)
     step_element(rule, part, i);
 }
 
 // Each of kLanes threads adds up one lane of a block of the sums; then they exchange their lanes
 // and all add them in their order.
 template <class Update, int kStates, int kSquares, class Real>
-__global__ void __launch_bounds__(kThreads, kResidentWithSums) sum_blocks(Launch launch) {
+__global__ void __launch_bounds__(kSumThreads, kResidentWithSums) sum_blocks(Launch launch) {
   if (is_skipped(launch)) return;
   const std::uint32_t k = launch.chunks[blockIdx.x];
   const Task& task = launch.tasks[k];
   const Update rule = coefficients<Update>(launch, k);
   const Part<2 + kStates, Real> part(launch, task);
-  constexpr std::int64_t kBlocks = kThreads / kLanes;  // of one thread block
+  constexpr std::int64_t kBlocks = kSumThreads / kLanes;  // of one thread block
   const std::int64_t block = (blockIdx.x - task.first_sum_chunk) * kBlocks + threadIdx.x / kLanes;
   const std::int64_t begin = block * kSumBlock<Real>;
   const std::int64_t end =
@@ -273,9 +274,8 @@ __global__ void __launch_bounds__(kThreads, kResidentWithSums) sum_blocks(Launch
 
 // One thread block a parameter: adds the blocks' sums and completes the coefficients.
 template <class Rule, unsigned kPresent, int kSquares, class Real>
-__global__ void __launch_bounds__(kThreads, kResidentWithSums) finish(Launch launch) {
+__global__ void __launch_bounds__(kFolds) finish(Launch launch) {
   using Update = typename Rule::template Update<Real, kPresent>;
-  static_assert(kFolds == kThreads);
   __shared__ double folds[kFolds];
   if (is_skipped(launch)) return;
   const std::int64_t k = blockIdx.x;

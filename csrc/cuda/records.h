@@ -56,8 +56,9 @@ struct Launch {
 };
 static_assert(sizeof(Launch) < 4096, "the space for a kernel's arguments");
 
-inline constexpr int kThreads = 256;  // of a thread block
-inline constexpr int kWarp = 32;      // and of one of `prepare`, whose threads take long each
+// Threads of a thread block: of `sweep`, of `sum_blocks`, and of `prepare`, whose threads take long
+// each. One of `finish` has as many as sums are folded to.
+inline constexpr int kSweepThreads = 128, kSumThreads = 256, kWarp = 32;
 inline constexpr std::int64_t kSmallestChunk = 2048, kLargestChunk = 65536;
 
 }  // namespace onepass::cuda

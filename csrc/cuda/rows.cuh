@@ -18,15 +18,15 @@ Kernels kernels_of() {
     ONEPASS_LAUNCH((prepare<Rule, kPresent, Real>), blocks, kWarp, stream, launch);
   };
   kernels.sweep = [](const Launch& launch, std::int64_t blocks, void* stream) {
-    ONEPASS_LAUNCH((sweep<Update, kStates, Real>), blocks, kThreads, stream, launch);
+    ONEPASS_LAUNCH((sweep<Update, kStates, Real>), blocks, kSweepThreads, stream, launch);
   };
   if constexpr (kSquares > 0) {
     kernels.sum_blocks = [](const Launch& launch, std::int64_t blocks, void* stream) {
-      ONEPASS_LAUNCH((sum_blocks<Update, kStates, kSquares, Real>), blocks, kThreads, stream,
+      ONEPASS_LAUNCH((sum_blocks<Update, kStates, kSquares, Real>), blocks, kSumThreads, stream,
                      launch);
     };
     kernels.finish = [](const Launch& launch, std::int64_t blocks, void* stream) {
-      ONEPASS_LAUNCH((finish<Rule, kPresent, kSquares, Real>), blocks, kThreads, stream, launch);
+      ONEPASS_LAUNCH((finish<Rule, kPresent, kSquares, Real>), blocks, kFolds, stream, launch);
     };
   }
   return kernels;

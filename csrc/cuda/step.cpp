@@ -124,7 +124,7 @@ struct DeviceSteps::Plan {
       chunks += divided_up(task->size, chunk_size);
       if (kernels.sum_blocks != nullptr) {
         blocks += sum_blocks_of(*task);
-        sum_chunks += divided_up(sum_blocks_of(*task), kThreads / kLanes);
+        sum_chunks += divided_up(sum_blocks_of(*task), kSumThreads / kLanes);
       }
       if (task->sizes != nullptr) layout_words += task->dims * (3 + task->state_count);
       if (its_group != group) hyper_count += its_group->algorithm->hypers.size();
@@ -192,7 +192,7 @@ void DeviceSteps::Plan::pack(std::vector<std::byte>& staging) const {
     task->first_block = block;
     task->first_sum_chunk = static_cast<std::uint32_t>(sum_chunk - first_chunk - chunks);
     block += sum_blocks_of(*swept);
-    sum_chunk = std::fill_n(sum_chunk, divided_up(sum_blocks_of(*swept), kThreads / kLanes), k);
+    sum_chunk = std::fill_n(sum_chunk, divided_up(sum_blocks_of(*swept), kSumThreads / kLanes), k);
   }
 }
 

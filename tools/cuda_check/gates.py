@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from . import ptx
 from .binary import MachineCode, Name, Usage
 
-# So that two blocks of 256 threads fit a multiprocessor of 65536 registers, and of the kernels
-# that run few threads four.
-REGISTERS = {"prepare": 64, "sweep": 128, "sum_blocks": 128, "finish": 64}
+# So that three blocks of 128 threads of the sweep fit a multiprocessor of 65536 registers, or two of
+# 256 that sum; the others run few threads.
+REGISTERS = {"prepare": 80, "sweep": 168, "sum_blocks": 128, "finish": 64}
 ARGUMENT_BYTES = 4096
 EXTENSION_BYTES = 20 * 2**20
 
