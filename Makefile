@@ -42,7 +42,7 @@ test-sanitized: $(STAMPS)/test
 	ONEPASS_SANITIZE=1 ONEPASS_CUDA=emulate $(PIP) install -q --no-deps --upgrade --target build/sanitized .
 	LD_PRELOAD="$$(for l in asan ubsan stdc++; do g++ -print-file-name=lib$$l.so; done | xargs)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	PYTHONPATH=build/sanitized $(PYTEST) --timeout 900 -m "sanitize and not slow" tests
+	PYTHONPATH=build/sanitized $(PYTEST) --timeout 900 -m "(sanitize or emulated) and not slow" tests
 
 # The kernels as they were compiled; it says so where there is no nvcc, and with REQUIRE_NVCC=1 fails.
 cuda-check: $(STAMPS)/cuda-check

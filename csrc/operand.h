@@ -132,15 +132,19 @@ Span span_of(const at::TensorBase& tensor, Access access, const Subject& subject
 bool share_elements(const at::TensorBase& a, const Span& span_a, const at::TensorBase& b,
                     const Span& span_b);
 
-// Where a usual step tensor of the CPU counts, float32 and within what float32 counts exactly; else
-// null.
-inline float* usual_count(const at::TensorBase& step) {
+// Whether a tensor holds one float32 number and nothing is unusual about it.
+inline bool is_usual_count(const at::TensorBase& step) {
   const c10::TensorImpl& impl = *step.unsafeGetTensorImpl();
-  if (!is_usual(impl, kUsualOnCpu) || impl.dtype() != caffe2::TypeMeta::Make<float>() ||
-      impl.numel() != 1 || impl.storage_offset() != 0)
-    return nullptr;
-  c10::StorageImpl& storage = *impl.unsafe_storage().unsafeGetStorageImpl();
-  if (storage.nbytes() < sizeof(float)) return nullptr;
+  return is_usual(impl, impl.is_cuda() ? kUsualOnCuda : kUsualOnCpu) &&
+         impl.dtype() == caffe2::TypeMeta::Make<float>() && impl.numel() == 1 &&
+         impl.storage_offset() == 0 &&
+         impl.unsafe_storage().unsafeGetStorageImpl()->nbytes() >= sizeof(float);
+}
+
+// Where a usual step tensor of the CPU counts, within what float32 counts exactly; else null.
+inline float* usual_count(const at::TensorBase& step) {
+  if (!step.is_cpu() || !is_usual_count(step)) return nullptr;
+  c10::StorageImpl& storage = *step.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl();
   auto* const count = static_cast<float*>(storage.mutable_data());
   constexpr float kLast = 16777216.0f;  // 2^24: from here on floats skip numbers
   const bool whole =

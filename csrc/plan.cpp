@@ -221,21 +221,26 @@ bool Plan::steps_on_cpu() const {
 
 // One step for each device, of the parameters there.
 void Plan::sweep_on_devices() {
-  std::vector<std::pair<c10::Device, std::vector<cuda::Parameter>>> by_device;
+  for (auto& [device, parameters] : on_devices_) parameters.clear();
   for (std::size_t k = 0; k < entries_.size(); ++k) {
-    const auto& [tensors, group, index, on_device, count, step, rows, coefficients] = entries_[k];
-    if (!on_device) continue;
-    cuda::Parameter parameter{&tasks_[k], &groups_[group]};
-    const bool counted = tensors.step != nullptr && cuda::number_on_device(*tensors.step);
-    if (counted) parameter.step = cuda::scalar_of(*tensors.step);
-    if (!counted) parameter.step.value = step;
-    for (std::size_t n = 0; n < groups_[group].algorithm->numbers.size(); ++n) {
-      parameter.numbers[n] = cuda::scalar_of(*tensors.numbers[n]);
-      tensors.numbers[n]->unsafeGetTensorImpl()->bump_version();
+    const Entry& entry = entries_[k];
+    if (!entry.on_device) continue;
+    const Group& group = groups_[entry.group];
+    cuda::Parameter& parameter =
+        found(on_devices_, entry.tensors.param->device()).emplace_back(&tasks_[k], &group);
+    if (const at::TensorBase* step = entry.tensors.step;
+        step != nullptr && cuda::number_on_device(*step)) {
+      parameter.step = cuda::scalar_of(*step);
+    } else {
+      parameter.step.value = entry.step;
     }
-    found(by_device, tensors.param->device()).push_back(parameter);
+    for (std::size_t n = 0; n < group.algorithm->numbers.size(); ++n) {
+      parameter.numbers[n] = cuda::scalar_of(*entry.tensors.numbers[n]);
+      entry.tensors.numbers[n]->unsafeGetTensorImpl()->bump_version();
+    }
   }
-  for (const auto& [device, parameters] : by_device) sweep_on(device, parameters);
+  for (const auto& [device, parameters] : on_devices_)
+    if (!parameters.empty()) sweep_on(device, parameters);
 }
 
 void Plan::sweep_on(c10::Device device, const std::vector<cuda::Parameter>& parameters) {

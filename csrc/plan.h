@@ -176,6 +176,7 @@ class Plan {
   std::deque<NewDecayLog> new_decay_logs_;
   std::vector<c10::Storage> held_;
   std::vector<std::pair<c10::Device, cuda::DeviceSteps>> device_steps_;
+  std::vector<std::pair<c10::Device, std::vector<cuda::Parameter>>> on_devices_;
 };
 
 }  // namespace onepass

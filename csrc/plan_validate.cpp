@@ -111,9 +111,13 @@ bool Plan::keep_task(std::size_t k, const Spans& spans) {
 void Plan::check_numbers(Entry& entry, const Subject& subject) {
   const Tensors& tensors = entry.tensors;
   if (tensors.step != nullptr) {
-    const bool host_counts = !cuda::number_on_device(*tensors.step);
-    if (host_counts) entry.count = usual_count(*tensors.step);
-    if (entry.count == nullptr) check_step(*tensors.step, *tensors.param, subject.about("step"));
+    const at::TensorBase& step = *tensors.step;
+    const bool host_counts = !cuda::number_on_device(step);
+    if (host_counts) entry.count = usual_count(step);
+    const bool usual = host_counts
+                           ? entry.count != nullptr
+                           : is_usual_count(step) && step.device() == tensors.param->device();
+    if (!usual) check_step(step, *tensors.param, subject.about("step"));
     TORCH_CHECK(!entry.on_device || !host_counts || !scaler_.found_inf.defined(),
                 subject.about("step").text(), " is on the CPU, which cannot know whether this ",
                 "step is skipped; move it to ", tensors.param->device(), " with the parameter");

@@ -58,12 +58,6 @@ Scalar scalar_of(const at::TensorBase& number) {
 
 namespace {
 
-const Kernels& kernels_of(const Parameter& parameter) {
-  const Row& row = *find_row(parameter.group->algorithm->name);
-  return row.variants[parameter.group->variant_index()]
-                     [parameter.task->arithmetic == Float::kFloat64 ? 1 : 0];
-}
-
 std::int64_t bytes_of(Float type) {
   return type == Float::kFloat64 ? 8 : type == Float::kFloat32 ? 4 : 2;
 }
@@ -265,21 +259,39 @@ void DeviceSteps::launch(const Plan& plan, const Scaling& scaling, c10::Device d
   if (plan.chunks > 0) plan.kernels.sweep(launch, plan.chunks, handle);
 }
 
+// All parameters have one algorithm. One launch takes those with the same kernels, in nearly every
+// step all of them.
 void DeviceSteps::run(c10::Device device, std::span<const Parameter> parameters,
                       const Scaling& scaling, bool in_order) {
   const c10::DeviceGuard guard(device);
   if (device.is_cuda()) use_device(device.index());
-  // One launch for all parameters with the same kernels; nearly always that is all of them.
-  std::vector<std::pair<const Kernels*, std::vector<Parameter>>> launches;
-  for (const Parameter& parameter : parameters) {
-    const Kernels* const kernels = &kernels_of(parameter);
-    auto found = std::ranges::find(launches, kernels, &decltype(launches)::value_type::first);
-    if (found == launches.end() || in_order) found = launches.insert(launches.end(), {kernels, {}});
-    found->second.push_back(parameter);
+  const Row& row = *find_row(parameters.front().group->algorithm->name);
+  const auto kernels_of = [&row](const Parameter& parameter) {
+    const int real = parameter.task->arithmetic == Float::kFloat64 ? 1 : 0;
+    return &row.variants[parameter.group->variant_index()][real];
+  };
+  std::size_t launches = 0;
+  const auto launch_all = [&](std::span<const Parameter> some) {
+    if (memories_.size() == launches) memories_.emplace_back();
+    launch({some, *kernels_of(some.front())}, scaling, device, memories_[launches++]);
+  };
+  const Kernels* const first = kernels_of(parameters.front());
+  const auto has_first = [&](const Parameter& parameter) { return kernels_of(parameter) == first; };
+  if (in_order) {
+    for (const Parameter& parameter : parameters) launch_all({&parameter, 1});
+  } else if (std::ranges::all_of(parameters, has_first)) {
+    launch_all(parameters);
+  } else {
+    std::vector<Parameter> sorted(parameters.begin(), parameters.end());
+    std::ranges::stable_sort(sorted, {}, kernels_of);
+    for (auto begin = sorted.begin(); begin != sorted.end();) {
+      const auto end = std::find_if(begin, sorted.end(), [&](const Parameter& parameter) {
+        return kernels_of(parameter) != kernels_of(*begin);
+      });
+      launch_all({begin, end});
+      begin = end;
+    }
   }
-  memories_.resize(std::max(memories_.size(), launches.size()));
-  for (std::size_t k = 0; k < launches.size(); ++k)
-    launch({launches[k].second, *launches[k].first}, scaling, device, memories_[k]);
   const std::string error = last_error();
   TORCH_CHECK(error.empty(), "the step on ", device, " failed: ", error);
 }

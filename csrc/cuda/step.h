@@ -28,8 +28,8 @@ Scalar scalar_of(const at::TensorBase& number);
 struct Parameter {
   const onepass::Task* task;
   const Group* group;
-  Scalar step;
-  Scalar numbers[kMaxNumbers];
+  Scalar step = {};
+  Scalar numbers[kMaxNumbers] = {};
 };
 
 // What a gradient scaler keeps on the device, or null.

@@ -61,6 +61,7 @@ void bind(py::module_& module) {
     runtime.capture_status =
         capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
   });
+  emulation.def("set_running", [](bool on) { running = on; });
   emulation.def("fail_next_launch", [] { runtime.last_error = cudaErrorLaunchFailure; });
 }
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from . import ptx
 from .binary import MachineCode, Name, Usage
 
-# So that three blocks of 128 threads of the sweep fit a multiprocessor of 65536 registers, or two of
-# 256 that sum; the others run few threads.
+# So that three blocks of 128 threads of the sweep fit a multiprocessor of 65536 registers, or two
+# of 256 that sum; the others run few threads.
 REGISTERS = {"prepare": 80, "sweep": 168, "sum_blocks": 128, "finish": 64}
 ARGUMENT_BYTES = 4096
 EXTENSION_BYTES = 20 * 2**20
