@@ -240,6 +240,13 @@ void check_step(const at::TensorBase& step, const at::TensorBase& param, const S
                     " is ", value, ", but must be a whole number from 0 up: the steps so far");
 }
 
+double next_count(const at::TensorBase& step) {
+  return with_number(step, [](auto& steps) {
+    auto next = steps;
+    return static_cast<double>(next += 1);
+  });
+}
+
 double count_step(const at::TensorBase& step) {
   return with_number(step, [](auto& steps) { return static_cast<double>(steps += 1); });
 }

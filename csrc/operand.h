@@ -156,6 +156,9 @@ inline float* usual_count(const at::TensorBase& step) {
 // Its value is looked at on the CPU only: a step does not wait for a device.
 void check_step(const at::TensorBase& step, const at::TensorBase& param, const Subject& subject);
 
+// What count_step() will return.
+double next_count(const at::TensorBase& step);
+
 // Adds one to a checked step tensor and returns the new value. A float32 step stays at 2^24, as in
 // torch.
 double count_step(const at::TensorBase& step);

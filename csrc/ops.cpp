@@ -55,13 +55,6 @@ bool is_number_on_device(const c10::IValue& value) {
   return value.isTensor() && value.toTensor().defined() && cuda::number_on_device(value.toTensor());
 }
 
-void check_number_on_device(const at::Tensor& number, const char* name) {
-  TORCH_CHECK_VALUE(number.numel() == 1, "Tensor ", name, " must be 1-element");
-  TORCH_CHECK_TYPE(cuda::scalar_of(number).kind != cuda::Scalar::Kind::kNone, "Tensor ", name,
-                   " has dtype ", number.scalar_type(),
-                   "; on a device it must be float32, float64 or int64");
-}
-
 // A number as Python shows it: -1.0 and not -1.
 std::string shown(double value) {
   std::string text = c10::str(value);
@@ -96,7 +89,7 @@ class Arguments {
       const HyperInfo& hyper = row_.hypers[k];
       const c10::IValue& value = next();
       if (steps_on_devices() && is_number_on_device(value)) {
-        check_number_on_device(value.toTensor(), hyper.name);
+        cuda::check_number_on_device(value.toTensor(), hyper.name, "");
         group.on_device.emplace_back(k, value.toTensor());
         continue;
       }
@@ -114,7 +107,7 @@ class Arguments {
     const c10::IValue& found_inf = next();
     if (!steps_on_devices() || !is_number_on_device(found_inf))
       return number_in(found_inf, "found_inf", true) != 0.0;
-    check_number_on_device(found_inf.toTensor(), "found_inf");
+    cuda::check_number_on_device(found_inf.toTensor(), "found_inf", "");
     scaler.found_inf = found_inf.toTensor();
     return false;
   }
@@ -186,6 +179,7 @@ void run(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   for (std::size_t k = 0; k < arguments.size(); ++k)
     plan.add(0, static_cast<int>(k)) = arguments.tensors(k);
   plan.validate(ArgumentNames(*group.algorithm));
+  plan.stage();
   plan.commit();
   plan.sweep();
 }

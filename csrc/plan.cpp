@@ -2,6 +2,7 @@
 
 #include <ATen/Functions.h>
 #include <ATen/record_function.h>
+#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <string>
@@ -19,10 +20,11 @@ bool same_coefficients(const Group& a, const Group& b) {
 
 // What belongs to a device, made where nothing does yet. Devices are few.
 template <class Value>
-Value& found(std::vector<std::pair<c10::Device, Value>>& by_device, c10::Device device) {
+Value& found(std::vector<std::pair<c10::Device, Value>>& by_device, c10::Device device,
+             Value made) {
   for (auto& [its_device, value] : by_device)
     if (its_device == device) return value;
-  return by_device.emplace_back(device, Value{}).second;
+  return by_device.emplace_back(device, std::move(made)).second;
 }
 
 }  // namespace
@@ -54,6 +56,7 @@ void Plan::clear() {
   held_.clear();
   scaler_.device_grad_scale.reset();
   scaler_.found_inf.reset();
+  moved_.clear();
 }
 
 Tensors& Plan::add(int group, int index) {
@@ -70,6 +73,17 @@ void Plan::lay_end_to_end() {
     ends_.push_back(end += entries_[k].on_device ? 0 : tasks_[k].size);
 }
 
+// The spans of a parameter's numbers, which threads of a device would change at the same time.
+void Plan::add_numbers(const Entry& entry, std::vector<Span>& spans) const {
+  const auto add = [&spans](const at::TensorBase* number) {
+    if (number == nullptr || !cuda::number_on_device(*number)) return;
+    const auto* const begin = static_cast<const std::byte*>(number->const_data_ptr());
+    spans.push_back({begin, begin + number->itemsize()});
+  };
+  add(entry.tensors.step);
+  for (const at::TensorBase* number : entry.tensors.numbers) add(number);
+}
+
 // Whether tasks share memory, by all spans that are written and then by each gradient.
 void Plan::find_shared_memory() {
   if (!writes_changed_ && !grads_changed_) return;
@@ -80,6 +94,8 @@ void Plan::find_shared_memory() {
         if (const Span& span = origins_[k].spans[operand];
             span.begin != span.end && (operand != 1 || scaled_))
           written_sorted_.push_back(span);
+    for (const Entry& entry : entries_)
+      if (entry.on_device) add_numbers(entry, written_sorted_);
     std::ranges::sort(written_sorted_, {}, &Span::begin);
     writes_overlap_ = std::ranges::adjacent_find(written_sorted_, [](const Span& a, const Span& b) {
                         return a.end > b.begin;
@@ -118,11 +134,13 @@ void Plan::commit() {
       step = entries_[k].count != nullptr ? ++*entries_[k].count : count_step(*tensors.step);
     }
     if (tensors.step != nullptr) tensors.step->unsafeGetTensorImpl()->bump_version();
-    entries_[k].step = step;
     if (tensors.decay_log.sum != nullptr) catch_up(entries_[k]);
     if (entries_[k].rows != nullptr && !entries_[k].rows->keep.empty())
       task.row_keep = entries_[k].rows->keep.data();
-    if (!entries_[k].on_device) {
+    if (entries_[k].on_device) {
+      for (std::size_t n = 0; n < groups_[entries_[k].group].algorithm->numbers.size(); ++n)
+        tensors.numbers[n]->unsafeGetTensorImpl()->bump_version();
+    } else {
       entries_[k].coefficients = &coefficients_for(entries_[k], task.arithmetic, step);
       task.update = entries_[k].coefficients;
     }
@@ -219,43 +237,54 @@ bool Plan::steps_on_cpu() const {
   return std::ranges::any_of(entries_, [](const Entry& entry) { return !entry.on_device; });
 }
 
-// One step for each device, of the parameters there.
-void Plan::sweep_on_devices() {
+// Sorts the parameters on devices by device, with their numbers.
+void Plan::gather_on_devices() {
   for (auto& [device, parameters] : on_devices_) parameters.clear();
   for (std::size_t k = 0; k < entries_.size(); ++k) {
     const Entry& entry = entries_[k];
     if (!entry.on_device) continue;
+    const Tensors& tensors = entry.tensors;
     const Group& group = groups_[entry.group];
     cuda::Parameter& parameter =
-        found(on_devices_, entry.tensors.param->device()).emplace_back(&tasks_[k], &group);
-    if (const at::TensorBase* step = entry.tensors.step;
-        step != nullptr && cuda::number_on_device(*step)) {
-      parameter.step = cuda::scalar_of(*step);
+        found(on_devices_, tensors.param->device(), {}).emplace_back(&tasks_[k], &group);
+    if (tensors.step != nullptr && cuda::number_on_device(*tensors.step)) {
+      parameter.step = cuda::scalar_of(*tensors.step);
     } else {
-      parameter.step.value = entry.step;
+      parameter.step.value = next_step(entry);
     }
-    for (std::size_t n = 0; n < group.algorithm->numbers.size(); ++n) {
-      parameter.numbers[n] = cuda::scalar_of(*entry.tensors.numbers[n]);
-      entry.tensors.numbers[n]->unsafeGetTensorImpl()->bump_version();
-    }
+    for (std::size_t n = 0; n < group.algorithm->numbers.size(); ++n)
+      parameter.numbers[n] = cuda::scalar_of(*tensors.numbers[n]);
   }
-  for (const auto& [device, parameters] : on_devices_)
-    if (!parameters.empty()) sweep_on(device, parameters);
 }
 
-void Plan::sweep_on(c10::Device device, const std::vector<cuda::Parameter>& parameters) {
-  at::Tensor grad_scale, found_inf;  // live until the launch: memory is then given back in order
-  const auto place = [device](const at::Tensor& number) {
-    return number.defined() ? number.to(device, at::kFloat, /*non_blocking=*/true) : number;
+double Plan::next_step(const Entry& entry) {
+  if (entry.tensors.step == nullptr) return entry.tensors.is_new ? 1.0 : 2.0;
+  return entry.count != nullptr ? *entry.count + 1.0f : next_count(*entry.tensors.step);
+}
+
+void Plan::stage() {
+  gather_on_devices();
+  for (const auto& [device, parameters] : on_devices_)
+    if (!parameters.empty()) stage_on(device, parameters);
+}
+
+void Plan::stage_on(c10::Device device, const std::vector<cuda::Parameter>& parameters) {
+  const c10::InferenceMode outside(false);  // so that steps outside go on with what is made here
+  cuda::Scaling scaling{.known_grad_scale = static_cast<float>(scaler_.grad_scale)};
+  const auto place = [&](const at::Tensor& number, const float*& address) {
+    if (!number.defined()) return;
+    moved_.push_back(number.to(device, at::kFloat, /*non_blocking=*/true));
+    address = moved_.back().const_data_ptr<float>();
   };
-  const auto address = [](const at::Tensor& number) {
-    return number.defined() ? number.const_data_ptr<float>() : nullptr;
-  };
-  grad_scale = place(scaler_.grad_scale == 0.0 ? scaler_.device_grad_scale
-                                               : at::scalar_tensor(scaler_.grad_scale));
-  found_inf = place(scaler_.found_inf);
-  const cuda::Scaling scaling{address(grad_scale), address(found_inf)};
-  found(device_steps_, device).run(device, parameters, scaling, in_order_);
+  if (scaler_.grad_scale == 0.0) place(scaler_.device_grad_scale, scaling.grad_scale);
+  place(scaler_.found_inf, scaling.found_inf);
+  const auto sharing = in_order_ ? cuda::Sharing::kSome : cuda::Sharing::kNone;
+  found(device_steps_, device, cuda::DeviceSteps(device)).stage(parameters, scaling, sharing);
+}
+
+void Plan::sweep_on_devices() {
+  for (const auto& [device, parameters] : on_devices_)
+    if (!parameters.empty()) found(device_steps_, device, cuda::DeviceSteps(device)).run();
 }
 
 }  // namespace onepass

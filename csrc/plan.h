@@ -72,7 +72,7 @@ struct Scaler {
   bool scales() const { return grad_scale != 0.0 || device_grad_scale.defined(); }
 };
 
-// The order of calls is begin, add for each parameter, validate, commit, sweep.
+// The order of calls is begin, add for each parameter, validate, stage, commit, sweep.
 //
 // Between steps a plan keeps addresses, and what it concluded from them. It looks every tensor up
 // anew in every step; where all it finds about a parameter is as before, so is the conclusion.
@@ -83,8 +83,10 @@ class Plan {
   // Adds the parameter at `index` of a group, and returns the place for its tensors. Without a
   // gradient its state is validated and that is all.
   Tensors& add(int group, int index);
-  // Validates everything. Nothing after it can fail.
+  // Validates everything.
   void validate(const Names& names);
+  // Copies to devices what their kernels read. Nothing after it can fail but a device.
+  void stage();
   // Counts the steps and bumps the version counters.
   void commit();
   // Keeps the memory alive until clear(), whatever other threads let go of meanwhile.
@@ -115,7 +117,6 @@ class Plan {
     int group, index;
     bool on_device = false;
     float* count = nullptr;  // of a usual step tensor
-    double step = 0.0;       // the number of this step, where the host counts
     Rows* rows = nullptr;    // of a sparse gradient
     Coefficients* coefficients = nullptr;
   };
@@ -126,6 +127,7 @@ class Plan {
     int group = -1;
     caffe2::TypeMeta type;
     bool usual = false;
+    const at::TensorImpl* device_count = nullptr;
   };
 
   void validate_entry(std::size_t k, const Subject& subject);
@@ -146,8 +148,16 @@ class Plan {
   void lay_end_to_end();
   void find_shared_memory();
   bool gradient_shares_memory(std::size_t k);
+  void add_numbers(const Entry& entry, std::vector<Span>& spans) const;
+  static double next_step(const Entry& entry);
+  // The step tensor of a parameter on a device, which other parameters might share.
+  static const at::TensorImpl* device_count(const Entry& entry) {
+    const at::TensorBase* const step = entry.on_device ? entry.tensors.step : nullptr;
+    return step == nullptr ? nullptr : step->unsafeGetTensorImpl();
+  }
+  void gather_on_devices();
+  void stage_on(c10::Device device, const std::vector<cuda::Parameter>& parameters);
   void sweep_on_devices();
-  void sweep_on(c10::Device device, const std::vector<cuda::Parameter>& parameters);
 
   Scaler scaler_;
   bool scaled_ = false;       // scaler_.scales()
@@ -177,6 +187,7 @@ class Plan {
   std::vector<c10::Storage> held_;
   std::vector<std::pair<c10::Device, cuda::DeviceSteps>> device_steps_;
   std::vector<std::pair<c10::Device, std::vector<cuda::Parameter>>> on_devices_;
+  std::vector<at::Tensor> moved_;  // what the scaler set, on the devices of parameters
 };
 
 }  // namespace onepass

@@ -65,7 +65,7 @@ void Plan::make_task(std::size_t k, const Spans& spans, bool usual) {
   const Tensors& tensors = entries_[k].tensors;
   const Group& group = groups_[entries_[k].group];
   Origin& origin = origins_[k];
-  writes_changed_ |= origin.spans != spans;
+  writes_changed_ |= origin.spans != spans || origin.device_count != device_count(entries_[k]);
   const std::int64_t size_before = tasks_[k].size;
   Task& task = tasks_[k] = {};
   if (tensors.grad == nullptr) return;
@@ -89,7 +89,7 @@ void Plan::make_task(std::size_t k, const Spans& spans, bool usual) {
     plan_strides(task, entries_[k]);
   choose_loops(k);
   writes_changed_ |= task.size != size_before;
-  origin = {spans, entries_[k].group, tensors.param->dtype(), usual};
+  origin = {spans, entries_[k].group, tensors.param->dtype(), usual, device_count(entries_[k])};
 }
 
 // Most tasks are like the one before: its choice is good for them too.

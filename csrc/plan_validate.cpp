@@ -79,6 +79,7 @@ void Plan::validate(const Names& names) {
 void Plan::validate_entry(std::size_t k, const Subject& subject) {
   Entry& entry = entries_[k];
   entry.on_device = entry.tensors.grad != nullptr && cuda::on_device(*entry.tensors.param);
+  if (entry.on_device) check_device(*entry.tensors.param, subject);
   const int states = groups_[entry.group].state_count;
   Spans spans = {};
   const bool usual = usual_spans(entry.tensors, states, spans);
@@ -96,7 +97,8 @@ bool Plan::keep_task(std::size_t k, const Spans& spans) {
   Origin& origin = origins_[k];
   Task& task = tasks_[k];
   bool same = origin.usual && origin.group == entry.group &&
-              origin.type == entry.tensors.param->dtype() && origin.spans[0] == spans[0];
+              origin.type == entry.tensors.param->dtype() && origin.spans[0] == spans[0] &&
+              origin.device_count == device_count(entry);
   for (int state = 0; same && state < task.state_count; ++state)
     same = origin.spans[2 + state] == spans[2 + state];
   if (!same || origin.spans[1] == spans[1]) return same;

@@ -4,8 +4,6 @@
 
 #include <ranges>
 
-#include "cuda/step.h"
-
 namespace onepass {
 
 PyObject* interned(const char* text) {
@@ -79,15 +77,6 @@ double number_of(PyObject* object, const OptionName& name) {
 std::optional<double> optional_number_of(PyObject* object, const OptionName& name) {
   if (object == Py_None) return std::nullopt;
   return number_of(object, name);
-}
-
-at::Tensor number_on_device(const at::Tensor& tensor, const OptionName& name) {
-  TORCH_CHECK_VALUE(tensor.numel() == 1, "Tensor ", name.text(), " must be 1-element (",
-                    name.where(), ")");
-  TORCH_CHECK_TYPE(cuda::scalar_of(tensor).kind != cuda::Scalar::Kind::kNone, "Tensor ",
-                   name.text(), " has dtype ", tensor.scalar_type(), " (", name.where(),
-                   "); on a device it must be float32, float64 or int64");
-  return tensor;
 }
 
 PyObject* StateLookup::find(PyObject* param) {

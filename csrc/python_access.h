@@ -37,9 +37,6 @@ double number_of(PyObject* object, const OptionName& name);
 // The same, or nothing for None.
 std::optional<double> optional_number_of(PyObject* object, const OptionName& name);
 
-// A tensor on a device that kernels can read a number from, as it is: its value is not waited for.
-at::Tensor number_on_device(const at::Tensor& tensor, const OptionName& name);
-
 // Items of a dict that is nearly always asked for them in its own order.
 class InOrder {
  public:

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "cuda/place.h"
+#include "cuda/step.h"
 
 namespace onepass {
 namespace {
@@ -119,7 +120,9 @@ Group GroupReader::read(PyObject* group, int index) {
         THPVariable_Check(item.ptr()) && cuda::number_on_device(THPVariable_Unpack(item.ptr()));
     if (on_device) {
       const OptionName name{slot.hyper.key, slot.hyper.index, index};
-      read.on_device.emplace_back(k, number_on_device(THPVariable_Unpack(item.ptr()), name));
+      const at::Tensor& number = THPVariable_Unpack(item.ptr());
+      cuda::check_number_on_device(number, name.text(), " (" + name.where() + ")");
+      read.on_device.emplace_back(k, number);
     }
     if (!on_device || steps_on_cpu(group)) read.hypers[k] = read_hyper(item, slot.hyper, index);
     look(group);  // what was borrowed may be gone
@@ -135,6 +138,8 @@ bool GroupReader::is_set(PyObject* group, std::size_t key) {
   if (value == nullptr || value == Py_False || value == Py_None) return false;
   if (value == Py_True) return true;
   if (PyFloat_CheckExact(value)) return PyFloat_AS_DOUBLE(value) != 0.0;
+  // What it is now only the device knows.
+  if (THPVariable_Check(value) && cuda::number_on_device(THPVariable_Unpack(value))) return true;
   const bool set = is_true(value);
   look(group);
   return set;

@@ -1,6 +1,7 @@
 #include "python_step.h"
 
 #include <ATen/Functions.h>
+#include <c10/core/InferenceMode.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 
@@ -8,6 +9,7 @@
 #include <cmath>
 
 #include "cuda/place.h"
+#include "cuda/step.h"
 
 namespace onepass {
 namespace {
@@ -21,6 +23,11 @@ namespace {
 inline const at::Tensor& tensor_of(PyObject* object, const Subject& subject, const char* role) {
   if (object == nullptr || !THPVariable_Check(object)) reject_tensor(object, subject.about(role));
   return THPVariable_Unpack(object);
+}
+
+void check_scale(double scale) {
+  TORCH_CHECK_VALUE(scale > 0.0 && std::isfinite(scale), "Invalid grad_scale: ", scale,
+                    " (it must be positive and finite)");
 }
 
 // The gradient of a leaf, read without the calls that Tensor::grad() makes.
@@ -51,6 +58,8 @@ class PythonStep::Session {
   Session& operator=(const Session&) = delete;
   ~Session() {
     owner_.plan_.clear();
+    owner_.groups_.clear();
+    owner_.scaler_ = {};
     owner_.stateless_.clear();
     owner_.busy_ = false;
   }
@@ -80,6 +89,7 @@ bool PythonStep::step(const py::list& groups, const py::dict& state, const py::f
     gather(groups.ptr(), state.ptr(), Look::kAtGradients);
     plan_.validate(ParameterNames(groups.ptr()));
   }
+  plan_.stage();
   plan_.commit();
   keep_decay_logs(groups.ptr(), state.ptr());
   if (plan_.elements() <= kReleaseThreshold) {
@@ -96,29 +106,29 @@ bool PythonStep::step(const py::list& groups, const py::dict& state, const py::f
 bool PythonStep::read_scaler(const py::object& grad_scale, const py::object& found_inf) {
   scaler_ = {};
   const auto read = [](const py::object& object, const OptionName& name, at::Tensor& on_device) {
-    if (THPVariable_Check(object.ptr())) {
-      const at::Tensor& tensor = THPVariable_Unpack(object.ptr());
-      if (cuda::number_on_device(tensor)) {
-        on_device = number_on_device(tensor, name);
-        return 0.0;
-      }
+    if (THPVariable_Check(object.ptr()) &&
+        cuda::number_on_device(THPVariable_Unpack(object.ptr()))) {
+      on_device = THPVariable_Unpack(object.ptr());
+      cuda::check_number_on_device(on_device, name.text(), " (" + name.where() + ")");
+      return 0.0;
     }
     return optional_number_of(object.ptr(), name).value_or(0.0);
   };
   if (read(found_inf, {"found_inf", -1, -1}, scaler_.found_inf) != 0.0) return false;
   const double scale = read(grad_scale, {"grad_scale", -1, -1}, scaler_.device_grad_scale);
   const bool given = !grad_scale.is_none() && !scaler_.device_grad_scale.defined();
-  TORCH_CHECK_VALUE(!given || (scale > 0.0 && std::isfinite(scale)), "Invalid grad_scale: ", scale,
-                    " (it must be positive and finite)");
+  if (given) check_scale(scale);
   scaler_.grad_scale = scale;
   return true;
 }
 
-// The same for parameters on the CPU, which have to wait for a scaler on a device.
+// For parameters on the CPU, which have to wait for a scaler on a device.
 bool PythonStep::read_scaler_on_cpu() {
   if (scaler_.found_inf.defined() && scaler_.found_inf.item().toDouble() != 0.0) return false;
-  if (scaler_.device_grad_scale.defined())
+  if (scaler_.device_grad_scale.defined()) {
     scaler_.grad_scale = scaler_.device_grad_scale.item().toDouble();
+    check_scale(scaler_.grad_scale);
+  }
   scaler_.device_grad_scale.reset();
   return true;
 }
@@ -127,6 +137,7 @@ const at::Tensor* PythonStep::count_of(const at::Tensor& state, bool is_new) {
   const auto found = counts_.find(state.unsafeGetTensorImpl());
   if (found != counts_.end() && !found->second.state.expired()) return &found->second.steps;
   if (!is_new || !scaler_.found_inf.defined()) return nullptr;
+  const c10::InferenceMode outside(false);
   Count count{c10::weak_intrusive_ptr<c10::TensorImpl>(state.getIntrusivePtr()),
               at::zeros({}, state.options().dtype(at::kFloat))};
   return &counts_.insert_or_assign(state.unsafeGetTensorImpl(), std::move(count))

@@ -108,11 +108,15 @@ class Pair:
         ]
         self.theirs = case.ours(moved, **options)
 
-    def step(self, seed: int) -> None:
+    def set_gradients(self, seed: int) -> None:
+        """Gives both the same gradients; with seed 0 those that the one on the CPU has."""
         for k, (here, there) in enumerate(self._params()):
             if here.grad is None or seed > 0:
                 here.grad = randn(here.shape, here.dtype, 1000 * seed + k)
             there.grad = self.device.put(here).grad
+
+    def step(self, seed: int) -> None:
+        self.set_gradients(seed)
         self.ours.step()
         with self.device.running():
             self.theirs.step()

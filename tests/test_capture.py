@@ -16,6 +16,7 @@ from tests.support import SHAPES, each_case, make_params, set_grads, snapshot
 @pytest.fixture
 def capturing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onepass.optimizer.is_capturing", lambda: True)
+    monkeypatch.setattr("onepass.capture.is_captured", lambda param: True)
 
 
 def stepped(case: Case, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
@@ -69,6 +70,32 @@ def test_a_rate_on_the_cpu_cannot_be_captured(
     with pytest.raises(RuntimeError, match="lr of parameter group 0 is a tensor on the CPU"):
         optimizer.step()
     assert snapshot(optimizer) == before
+
+
+def test_a_parameter_that_the_graph_leaves_out_is_refused(
+    capturing: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimizer = onepass.AdamW(make_params(SHAPES))
+    set_grads(optimizer.param_groups[0]["params"], 1)
+    monkeypatch.setattr("onepass.capture.is_captured", lambda param: param.is_cuda)
+    with pytest.raises(RuntimeError, match="is on cpu, which this graph does not capture"):
+        optimizer.step()
+    assert not optimizer.state
+
+
+@pytest.mark.compile
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+def test_a_compiled_step_does_not_ask_whether_it_is_captured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Wherever CUDA is initialised; asking would break the graph that torch.compile makes."""
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    (param,) = make_params(((5,),))
+    optimizer = onepass.SGD([param], lr=torch.tensor(0.1))
+    param.grad = torch.ones(5)
+    before = param.detach().clone()
+    torch.compile(optimizer.step, fullgraph=True, backend="eager")()
+    torch.testing.assert_close(param.detach(), before - 0.1)
 
 
 @pytest.mark.parametrize("option", ["capturable", "fused"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -17,29 +19,34 @@ from tests.layouts import same_bits
 from tests.support import SHAPES, each_case, params_of, randn
 
 
-@pytest.fixture
+@contextmanager
 def no_waiting() -> Iterator[None]:
     """Makes whatever waits for the device an error."""
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    yield
-    torch.cuda.set_sync_debug_mode("default")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that the mode is a prototype
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.cuda
 @pytest.mark.filterwarnings("ignore:This instance was constructed with capturable")
 @each_case
-def test_no_step_waits_for_the_device(case: Case, no_waiting: None) -> None:
+def test_no_step_waits_for_the_device(case: Case) -> None:
     for options in ({}, {"fused": True}, {"capturable": True}):
         params = [p.detach().cuda().requires_grad_() for p in leaves((*SHAPES, 2100))]
         optimizer = case.ours(params, **options)
+        scale, found_inf = torch.ones((), device="cuda"), torch.zeros((), device="cuda")
         for _ in range(3):
             for param in params:
                 param.grad = torch.randn_like(param)
             if "fused" in options:
-                optimizer.grad_scale = torch.ones((), device="cuda")
-                optimizer.found_inf = torch.zeros((), device="cuda")
-            optimizer.step()
+                optimizer.grad_scale, optimizer.found_inf = scale, found_inf
+            with no_waiting():
+                optimizer.step()
 
 
 class Captured:
@@ -134,14 +141,43 @@ def test_steps_run_in_the_stream_that_is_current(name: str) -> None:
     pair = Pair(of(name), CUDA, [{"params": leaves((*SHAPES, 100_000))}])
     streams = [torch.cuda.Stream() for _ in range(2)]
     for seed in range(1, 7):
+        pair.set_gradients(seed)
+        torch.cuda.synchronize()
         stream = streams[seed % 2]
         stream.wait_stream(streams[1 - seed % 2])
-        stream.wait_stream(torch.cuda.default_stream())
         with torch.cuda.stream(stream):
-            torch.cuda._sleep(10_000_000)  # whatever does not wait for this stream is too early
-            pair.step(seed)
+            torch.cuda._sleep(10_000_000)
+            for param in params_of(pair.theirs):  # a step elsewhere would see the old ones
+                param.grad.mul_(2)
+            pair.theirs.step()
+        for param in params_of(pair.ours):
+            param.grad.mul_(2)
+        pair.ours.step()
     torch.cuda.synchronize()
     pair.check()
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("fused", [None, True])
+def test_one_optimizer_steps_parameters_of_the_cpu_and_of_a_device(fused: bool | None) -> None:
+    here = leaves((33, 2100, 5, 77))
+    there = [(p.detach().cuda() if k % 2 else p.detach().clone()).requires_grad_()
+             for k, p in enumerate(here)]  # fmt: skip
+    optimizers = [
+        of("SGD").ours(p, momentum=0.9, dampening=0.5, fused=fused) for p in (here, there)
+    ]
+    for seed, skipped in ((1, True), (2, False), (3, True), (4, False)):
+        for k, (a, b) in enumerate(zip(here, there, strict=True)):
+            a.grad = randn(a.shape, a.dtype, 10 * seed + k)
+            b.grad = a.grad.to(b.device)
+        if fused:
+            optimizers[1].grad_scale = torch.ones((), device="cuda")
+            optimizers[1].found_inf = torch.full((), float(skipped), device="cuda")
+        optimizers[1].step()
+        if not (fused and skipped):
+            optimizers[0].step()
+        for a, b in zip(here, there, strict=True):
+            assert same_bits(a, b.cpu()), seed
 
 
 @pytest.mark.cuda
@@ -151,7 +187,7 @@ def test_parameters_of_one_optimizer_lie_on_several_devices() -> None:
     case = of("NAdam")
     here = leaves((33, 2100, 5, 77))
     there = [p.detach().to(f"cuda:{k % 2}").requires_grad_() for k, p in enumerate(here)]
-    optimizers = case.ours(here), case.ours(there)
+    optimizers = case.ours(here, lr=0.1), case.ours(there, lr=torch.tensor(0.1, device="cuda:1"))
     for seed in (1, 2, 3):
         for k, (a, b) in enumerate(zip(here, there, strict=True)):
             a.grad = randn(a.shape, a.dtype, 10 * seed + k)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import onepass
 from onepass.rules import RULES
 from tests import mutants
 from tests.cases import CASES, Case
@@ -230,3 +231,14 @@ def tensors_in(value: Any) -> list[Tensor]:
     if isinstance(value, dict):
         return [tensor for item in value.values() for tensor in tensors_in(item)]
     return [t for item in value for t in tensors_in(item)] if isinstance(value, list) else []
+
+
+@pytest.mark.parametrize("step", [float("nan"), float("inf"), -1.0, 0.5, 2.0**60])
+def test_c5_a_count_that_is_none_is_refused_when_it_is_loaded(step: float) -> None:
+    """On a GPU nobody would look at it again."""
+    optimizer = onepass.AdamW([torch.ones(3, requires_grad=True)], capturable=True)
+    state = {"step": torch.tensor(step), "exp_avg": torch.ones(3), "exp_avg_sq": torch.ones(3)}
+    saved = {**optimizer.state_dict(), "state": {0: state}}
+    with pytest.raises(ValueError, match="step of parameter 0 of group 0 is "):
+        optimizer.load_state_dict(saved)
+    assert not optimizer.state

@@ -119,7 +119,7 @@ struct Part {
       : layout(task.layout < 0 ? nullptr : launch.layouts + task.layout),
         dims(task.dims),
         sign(task.maximize ? Real(-1) : Real(1)),
-        grad_scale(launch.grad_scale == nullptr ? Real(0) : static_cast<Real>(*launch.grad_scale)) {
+        grad_scale(launch.grad_scale == nullptr ? launch.known_grad_scale : *launch.grad_scale) {
     ONEPASS_UNROLL
     for (int k = 0; k < kOperands; ++k) {
       operands[k] = task.operands[k];

@@ -11,14 +11,12 @@ namespace onepass::cuda {
 
 // A number that the host knows, or one in the device's memory, which the host must not wait for.
 struct Scalar {
-  enum class Kind : std::uint8_t { kValue, kFloat32, kFloat64, kInt64, kNone };
+  enum class Kind : std::uint8_t { kValue, kFloat32, kFloat64, kInt64 };
   union {
     double value = 0.0;
     void* data;
   };
   Kind kind = Kind::kValue;
-
-  bool is_on_device() const { return kind != Kind::kValue && kind != Kind::kNone; }
 };
 
 // One parameter in one step.
@@ -51,8 +49,9 @@ struct Launch {
   // What a gradient scaler has set, or null: gradients are divided by the one, and written back;
   // where the other is not 0 nothing changes.
   const float *grad_scale, *found_inf;
-  std::int64_t chunk_size;
+  float known_grad_scale;  // one that the host knows, or 0
   std::uint32_t task_count;
+  std::int64_t chunk_size;
 };
 static_assert(sizeof(Launch) < 4096, "the space for a kernel's arguments");
 

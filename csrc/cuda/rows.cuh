@@ -3,7 +3,7 @@
 
 #include "../rules/variants.h"
 #include "kernels.cuh"
-#include "table.h"
+#include "kernels.h"
 
 namespace onepass::cuda {
 

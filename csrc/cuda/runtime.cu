@@ -30,11 +30,11 @@ std::string compiler() {
 
 void use_device(int device) { cudaSetDevice(device); }
 
-bool has_kernels() {
+std::string kernels_error() {
   cudaFuncAttributes attributes;
-  const bool found = cudaFuncGetAttributes(&attributes, prepare<SGD, 0, float>) == cudaSuccess;
-  cudaGetLastError();  // the error is told by the result
-  return found;
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, prepare<SGD, 0, float>);
+  cudaGetLastError();  // it is told here
+  return error == cudaSuccess ? "" : cudaGetErrorString(error);
 }
 
 bool is_capturing(void* stream) {
@@ -48,11 +48,12 @@ std::byte* keep_for_graph(const std::byte* bytes, std::size_t used, std::size_t 
   void* memory = nullptr;
   cudaStream_t stream = nullptr;  // of its own: the current one is capturing
   if (cudaMalloc(&memory, size) != cudaSuccess) return nullptr;
-  cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
-  cudaMemcpyAsync(memory, bytes, used, cudaMemcpyHostToDevice, stream);
-  cudaStreamSynchronize(stream);
+  if (cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) != cudaSuccess) return nullptr;
+  const bool copied =
+      cudaMemcpyAsync(memory, bytes, used, cudaMemcpyHostToDevice, stream) == cudaSuccess &&
+      cudaStreamSynchronize(stream) == cudaSuccess;
   cudaStreamDestroy(stream);
-  return static_cast<std::byte*>(memory);
+  return copied ? static_cast<std::byte*>(memory) : nullptr;
 }
 
 std::string last_error() {

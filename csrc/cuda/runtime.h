@@ -12,8 +12,8 @@ std::string compiler();
 // Makes a device current for the launches of this thread.
 void use_device(int device);
 
-// Whether this build's kernels run on the current device.
-bool has_kernels();
+// Why this build's kernels do not run on the current device; empty where they do.
+std::string kernels_error();
 
 // Whether launches in this stream are recorded for a graph rather than run.
 bool is_capturing(void* stream);

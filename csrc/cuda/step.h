@@ -7,42 +7,37 @@
 #include <span>
 #include <vector>
 
-#include "../sweep/sweep.h"
-#include "records.h"
-#include "table.h"
-
-namespace onepass {
-struct Group;
-}
+#include "tables.h"
 
 namespace onepass::cuda {
 
 // Raises unless this build has kernels for the device.
 void check_supported(c10::Device device);
 
-// A number for a kernel, from a tensor with one element on the device. Kind kNone where its type is
-// none that kernels read.
-Scalar scalar_of(const at::TensorBase& number);
+// Raises unless kernels can read a number from the tensor, whose value is not waited for. `name`
+// and `where` say in the error which it is.
+void check_number_on_device(const at::TensorBase& number, const std::string& name,
+                            const std::string& where);
 
-// One parameter in one step, already validated.
-struct Parameter {
-  const onepass::Task* task;
-  const Group* group;
-  Scalar step = {};
-  Scalar numbers[kMaxNumbers] = {};
-};
-
-// What a gradient scaler keeps on the device, or null.
+// What a gradient scaler asks: numbers on the device, or null; or a scale that the host knows, or
+// 0.
 struct Scaling {
   const float *grad_scale = nullptr, *found_inf = nullptr;
+  float known_grad_scale = 0.0f;
 };
 
-// Keeps the memory that its steps work in. No step waits for the device.
+// Whether parameters of a step share memory, so that one must go after the other.
+enum class Sharing { kNone, kSome };
+
+// The steps on one device, and the memory that they work in. No step waits for the device.
 class DeviceSteps {
  public:
-  // Takes one step of parameters of one device. Those that share memory go one after the other.
-  void run(c10::Device device, std::span<const Parameter> parameters, const Scaling& scaling,
-           bool in_order);
+  explicit DeviceSteps(c10::Device device) : device_(device) {}
+
+  // Copies to the device what the kernels of one step read. What can fail fails here.
+  void stage(std::span<const Parameter> parameters, const Scaling& scaling, Sharing sharing);
+  // Launches the kernels of that step.
+  void run();
 
  private:
   // What the kernels of one launch read, on the host and on the device.
@@ -52,12 +47,23 @@ class DeviceSteps {
     std::optional<c10::Stream> stream;  // the one it was copied in
   };
 
-  struct Plan;
-  std::byte* upload(const Plan& plan, c10::Device device, const c10::Stream& stream,
-                    Memory& memory);
-  void launch(const Plan& plan, const Scaling& scaling, c10::Device device, Memory& memory);
+  // A launch that is ready to go.
+  struct Ready {
+    const Kernels* kernels;
+    Launch launch;
+    std::int64_t chunks, sum_chunks;
+  };
 
-  std::vector<Memory> memories_;
+  void stage_launch(std::span<const Parameter> parameters, const Kernels& kernels,
+                    const Scaling& scaling);
+  std::byte* upload(const Tables& tables);
+  c10::Stream stream() const;
+  void* stream_handle() const;
+
+  c10::Device device_;
+  std::vector<Ready> ready_;
+  std::vector<Memory> memories_;   // of the launches, in their order
+  std::vector<at::Tensor> moved_;  // numbers of other devices, for the launches of one step
   std::vector<std::byte> staging_;
 };
 

@@ -2,7 +2,7 @@
 #if !defined(ONEPASS_WITH_CUDA) && !defined(ONEPASS_EMULATE_CUDA)
 
 #include "runtime.h"
-#include "table.h"
+#include "kernels.h"
 
 namespace onepass::cuda {
 
@@ -18,7 +18,7 @@ template std::vector<Row> rows_of_part<4>();
 
 std::string compiler() { return ""; }
 void use_device(int /*device*/) {}
-bool has_kernels() { return false; }
+std::string kernels_error() { return "it has none"; }
 bool is_capturing(void* /*stream*/) { return false; }
 std::byte* keep_for_graph(const std::byte* /*bytes*/, std::size_t /*used*/, std::size_t /*size*/) {
   return nullptr;

@@ -141,8 +141,10 @@ ONEPASS_FN double power(double base, double exponent) {
     if ((bits & 1) != 0) result *= square;
     square *= square;
   }
-  double root = base;
-  for (double rest = exponent - static_cast<double>(whole); rest != 0.0;) {
+  double root = base, rest = exponent - static_cast<double>(whole);
+  // After 64 roots nothing is left of a base but 1. What a device was given may be no exponent at
+  // all, and must end too.
+  for (int roots = 0; roots < 64 && rest > 0.0; ++roots) {
     root = std::sqrt(root);
     rest *= 2.0;
     if (rest < 1.0) continue;

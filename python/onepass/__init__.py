@@ -17,4 +17,4 @@ from .optimizers import __all__ as _classes
 from .state import state_bytes
 
 __all__ = [*_classes, "build_info", "ema", "state_bytes"]
-__version__: str = build_info()["version"]
+__version__: str = C.build_info()["version"]

@@ -20,11 +20,17 @@ def is_capturing() -> bool:
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
+def is_captured(param: Tensor) -> bool:
+    """Returns whether a parameter is on the device whose work is recorded."""
+    return param.is_cuda and param.get_device() == torch.cuda.current_device()
+
+
 def check_captured(optimizer: OnePass) -> None:
     """Refuses a step that replays would repeat wrongly, and warns once of what they will not see.
 
     Raises:
-        RuntimeError: a parameter has no state yet, or an option is a tensor on the CPU.
+        RuntimeError: a parameter has no state yet or is elsewhere, or an option is a tensor on the
+            CPU.
     """
     frozen: dict[str, None] = {}  # in order
     for i, group in enumerate(optimizer.param_groups):
@@ -32,6 +38,11 @@ def check_captured(optimizer: OnePass) -> None:
         for k, param in enumerate(group["params"]):
             if param.grad is None:
                 continue
+            if not is_captured(param):
+                raise RuntimeError(
+                    f"{parameter_name(group, i, k)} is on {param.device}, which this graph does "
+                    "not capture; its replays would leave the parameter out"
+                )
             _check_state(optimizer, param, group, parameter_name(group, i, k))
             step = optimizer.state.get(param, {}).get("step")
             if isinstance(step, Tensor) and step.is_cpu:

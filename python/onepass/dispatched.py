@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ._native import C
 from .rules import RULES
-from .state import localize, parameter_name
+from .state import localize, number_device, parameter_name
 
 if TYPE_CHECKING:
     from .optimizer import OnePass
@@ -119,7 +119,7 @@ def _counted(optimizer: OnePass, param: Tensor, is_new: bool) -> Tensor:
     """Returns the op's count for an algorithm that keeps none: it must know the first step."""
     counts: dict[Tensor, Tensor] = optimizer.__dict__.setdefault("_counts", {})
     if is_new or param not in counts:
-        counts[param] = torch.zeros(()) if is_new else torch.ones(())
+        counts[param] = torch.full((), float(not is_new), device=number_device(param))
     return counts[param]
 
 

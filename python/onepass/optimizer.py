@@ -14,6 +14,7 @@ from torch.optim.optimizer import Optimizer, _get_scalar_dtype
 from ._native import C
 from .capture import check_captured, is_capturing
 from .dispatched import fill_lists, step_by_op, step_locally
+from .options import EVERYWHERE, OURS, check_options
 from .rules import RULES, State
 from .state import (
     Saved,
@@ -27,15 +28,6 @@ from .state import (
     state_dtype,
     wrap_states,
 )
-
-# Options of ours that torch's classes do not have, and those that only some of them have.
-_OURS = ("eps_root", "decouple_lr", "cautious", "state_dtype")
-_EVERYWHERE = ("capturable", "fused")
-
-
-def options_of(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Returns the options among the locals() of a constructor that has done nothing yet."""
-    return {k: v for k, v in arguments.items() if k not in ("self", "params", "__class__")}
 
 
 class OnePass(Optimizer):
@@ -124,6 +116,8 @@ class OnePass(Optimizer):
         return False
 
     def _check_capture(self) -> None:
+        if torch.compiler.is_compiling():
+            return
         if not self._captured_unasked or any(group["capturable"] for group in self.param_groups):
             self._accelerator_graph_capture_health_check()
         if is_capturing():
@@ -148,20 +142,7 @@ class OnePass(Optimizer):
             state_dtype(param, group)
         if group.get("decouple_lr"):
             group.setdefault("initial_lr", float(group["lr"]))
-        for name in _EVERYWHERE:
-            if not isinstance(group.get(name), (bool, int, type(None))):
-                raise ValueError(f"Invalid {name} value: {group[name]!r} (it must be True or False)")
-        if group.get("fused") and (group.get("differentiable") or group.get("foreach")):
-            raise RuntimeError(
-                "`fused` does not support `differentiable`"
-                if group.get("differentiable")
-                else "`fused` and `foreach` cannot be `True` together."
-            )
-        ours = [name for name in _OURS if group.get(name)]
-        if group.get("differentiable") and ours:
-            raise ValueError(
-                f"differentiable=True takes torch's own path, which has no {ours[0]}; leave one out"
-            )
+        check_options(group)
 
     def _scaler(self) -> tuple[Tensor | None, Tensor | None]:
         """Returns the scale and the overflow flag that GradScaler sets around a step, or None."""
@@ -229,7 +210,7 @@ class OnePass(Optimizer):
             super().__setstate__({**state, "state": full})
             self._place_numbers()
             for group in self.param_groups:
-                for name in self.defaults.keys() & {*_OURS, *_EVERYWHERE}:
+                for name in self.defaults.keys() & {*OURS, *EVERYWHERE}:
                     group.setdefault(name, self.defaults[name])
             self._native().check(self.param_groups, self.state)
             for group in self.param_groups:

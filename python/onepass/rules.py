@@ -68,8 +68,13 @@ class Rule:
     def states_in(self, group: dict[str, Any]) -> Iterator[State]:
         """Yields the states that the group's options turn on."""
         for state in self.states:
-            if state.only_if is None or group[state.only_if]:
+            if state.only_if is None or _is_on(group[state.only_if]):
                 yield state
+
+
+def _is_on(option: Any) -> bool:
+    """Returns whether an option is on; what a number on a GPU is now is not waited for."""
+    return True if isinstance(option, Tensor) and option.is_cuda else bool(option)
 
 
 def _states(rows: list[dict[str, Any]]) -> tuple[State, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,13 +90,24 @@ def cast_state(name: str, value: Any, param: Tensor, dtype: torch.dtype) -> Tens
     return readable(name, value).to(device=param.device, dtype=dtype, copy=True)
 
 
+def _is_number(value: Any, is_count: bool) -> bool:
+    """Returns whether a number can be what it is loaded as; on a GPU nobody looks at it again."""
+    if isinstance(value, complex) or not math.isfinite(value):
+        return False
+    return not is_count or (0 <= value < 2**53 and value == int(value))
+
+
 def cast_number(name: str, value: Any, is_count: bool, device: torch.device) -> Any:
     """Returns a copy of a saved number on a device; Python's stay for torch to convert."""
     if isinstance(value, Tensor):
         # torch's own loading casts numbers, but for counts, to the dtype of a 16-bit parameter.
         narrow = not is_count and value.dtype in (torch.bfloat16, torch.float16)
         dtype = torch.float32 if narrow else value.dtype
-        return readable(name, value).to(device, dtype, copy=True)
+        value = readable(name, value)
+        if value.numel() == 1 and not _is_number(value.item(), is_count):
+            wanted = "a whole number from 0 up: the steps so far" if is_count else "finite"
+            raise ValueError(f"{name} is {value.item()}, but must be {wanted}")
+        return value.to(device, dtype, copy=True)
     if isinstance(value, (int, float)) and (
         0 <= value < 2**53 if is_count else abs(value) <= sys.float_info.max
     ):

@@ -256,8 +256,9 @@ class Step {
                  .block_sums = nullptr,
                  .grad_scale = nullptr,
                  .found_inf = nullptr,
-                 .chunk_size = cuda::kSmallestChunk,
-                 .task_count = 1};
+                 .known_grad_scale = 0.0f,
+                 .task_count = 1,
+                 .chunk_size = cuda::kSmallestChunk};
 };
 
 template <int part>

@@ -147,10 +147,10 @@ def update_(average: _Tensors, value: _Tensors, beta: float, step: int | None = 
 
 
 def _check_kind(name: str, tensor: Tensor) -> None:
-    if tensor.layout != torch.strided or tensor.device.type not in ("cpu", "meta"):
+    if tensor.layout != torch.strided or tensor.device.type not in ("cpu", "cuda", "meta"):
         raise RuntimeError(
-            f"{name} has layout {tensor.layout} on {tensor.device}; this build of onepass takes "
-            "dense (strided) tensors on the CPU"
+            f"{name} has layout {tensor.layout} on {tensor.device}; onepass takes dense (strided) "
+            "tensors on the CPU and CUDA devices"
         )
 
 

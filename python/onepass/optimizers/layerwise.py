@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from ..optimizer import OnePass, options_of
+from ..optimizer import OnePass
+from ..options import options_of
 
 __all__ = ["LAMB", "LARS", "NovoGrad"]
 
