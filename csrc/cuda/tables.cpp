@@ -54,6 +54,93 @@ std::int64_t chunk_size_for(std::int64_t elements) {
   return size;
 }
 
+// Words of a task's layout: sizes, and strides for the parameter, its gradient and its states.
+std::int64_t layout_words_of(const onepass::Task& task) {
+  return task.sizes == nullptr ? 0 : std::int64_t{task.dims} * (3 + task.state_count);
+}
+
+// Fills the tables from their first entries on.
+class Packer {
+ public:
+  Packer(const Tables& tables, std::byte* start)
+      : tables_(tables),
+        task_(reinterpret_cast<Task*>(start + tables.tasks)),
+        first_hyper_(reinterpret_cast<Scalar*>(start + tables.hypers)),
+        hyper_(first_hyper_),
+        first_word_(reinterpret_cast<std::int64_t*>(start + tables.layouts)),
+        word_(first_word_),
+        first_chunk_(reinterpret_cast<std::uint32_t*>(start + tables.chunk_table)),
+        chunk_(first_chunk_),
+        first_sum_chunk_(first_chunk_ + tables.chunks),
+        sum_chunk_(first_sum_chunk_) {}
+
+  // The parameters that follow belong to this group. Numbers of another device move to this one.
+  void add_group(const Group& group, c10::Device device, std::vector<at::Tensor>& moved) {
+    Scalar* const hypers = hyper_;
+    group_hypers_ = static_cast<std::uint32_t>(hypers - first_hyper_);
+    for (std::size_t k = 0; k < group.algorithm->hypers.size(); ++k)
+      (hyper_++)->value = group.hypers[k];
+    for (const auto& [k, number] : group.on_device) {
+      moved.push_back(number.to(device, number.scalar_type(), /*non_blocking=*/true));
+      hypers[k] = scalar_of(moved.back());
+    }
+  }
+
+  void add(const Parameter& parameter) {
+    const onepass::Task& swept = *parameter.task;
+    task_->size = swept.size;
+    task_->step = parameter.step;
+    std::ranges::copy(parameter.numbers, task_->numbers);
+    task_->hypers = group_hypers_;
+    task_->maximize = swept.maximize;
+    task_->aligned = is_aligned(swept);
+    for_each_operand(swept, [&](int operand, const Operand& lies) {
+      task_->operands[operand] = lies.data;
+      task_->types[operand] = lies.type;
+    });
+    add_layout(swept);
+    add_chunks(swept);
+    ++task_;
+    ++index_;
+  }
+
+ private:
+  // The sizes, and the strides of each operand; one that lies in order has those of the order.
+  void add_layout(const onepass::Task& swept) {
+    task_->layout = swept.sizes == nullptr ? -1 : word_ - first_word_;
+    if (swept.sizes == nullptr) return;
+    task_->dims = swept.dims;
+    word_ = std::copy_n(swept.sizes, swept.dims, word_);
+    for_each_operand(swept, [&](int, const Operand& lies) {
+      std::int64_t in_order = 1;
+      for (int dim = swept.dims - 1; dim >= 0; --dim) {
+        word_[dim] = lies.strides == nullptr ? in_order : lies.strides[dim];
+        in_order *= swept.sizes[dim];
+      }
+      word_ += swept.dims;
+    });
+  }
+
+  void add_chunks(const onepass::Task& swept) {
+    task_->first_chunk = static_cast<std::uint32_t>(chunk_ - first_chunk_);
+    chunk_ = std::fill_n(chunk_, divided_up(swept.size, tables_.chunk_size), index_);
+    if (tables_.kernels.sum_blocks == nullptr) return;
+    task_->first_block = block_;
+    task_->first_sum_chunk = static_cast<std::uint32_t>(sum_chunk_ - first_sum_chunk_);
+    block_ += sum_blocks_of(swept);
+    sum_chunk_ =
+        std::fill_n(sum_chunk_, divided_up(sum_blocks_of(swept), kSumThreads / kLanes), index_);
+  }
+
+  const Tables& tables_;
+  Task* task_;
+  std::uint32_t index_ = 0, group_hypers_ = 0;
+  Scalar *first_hyper_, *hyper_;
+  std::int64_t *first_word_, *word_;
+  std::uint32_t *first_chunk_, *chunk_, *first_sum_chunk_, *sum_chunk_;
+  std::int64_t block_ = 0;
+};
+
 }  // namespace
 
 Tables::Tables(std::span<const Parameter> parameters, const Kernels& kernels)
@@ -68,7 +155,7 @@ Tables::Tables(std::span<const Parameter> parameters, const Kernels& kernels)
       blocks += sum_blocks_of(*task);
       sum_chunks += divided_up(sum_blocks_of(*task), kSumThreads / kLanes);
     }
-    if (task->sizes != nullptr) layout_words += task->dims * (3 + task->state_count);
+    layout_words += layout_words_of(*task);
     if (its_group != group) hyper_count += its_group->algorithm->hypers.size();
     group = its_group;
   }
@@ -87,67 +174,13 @@ Tables::Tables(std::span<const Parameter> parameters, const Kernels& kernels)
 void Tables::pack(std::vector<std::byte>& staging, c10::Device device,
                   std::vector<at::Tensor>& moved) const {
   staging.assign(copied, std::byte{0});
-  auto* task = reinterpret_cast<Task*>(staging.data() + tasks);
-  auto* const first_hyper = reinterpret_cast<Scalar*>(staging.data() + hypers);
-  auto* const first_word = reinterpret_cast<std::int64_t*>(staging.data() + layouts);
-  auto* const first_chunk = reinterpret_cast<std::uint32_t*>(staging.data() + chunk_table);
-  Scalar* hyper = first_hyper;
-  std::int64_t* word = first_word;
-  std::uint32_t* chunk = first_chunk;
-  std::uint32_t* sum_chunk = first_chunk + chunks;
-  std::int64_t block = 0;
+  Packer packer(*this, staging.data());
   const Group* group = nullptr;
-  std::uint32_t group_hypers = 0;
-  for (std::uint32_t k = 0; k < parameters.size(); ++k, ++task) {
-    const auto& [swept, its_group, step, numbers] = parameters[k];
-    if (its_group != group) {
-      group = its_group;
-      group_hypers = static_cast<std::uint32_t>(hyper - first_hyper);
-      for (std::size_t h = 0; h < group->algorithm->hypers.size(); ++h)
-        (hyper++)->value = group->hypers[h];
-      for (const auto& [h, number] : group->on_device) {
-        moved.push_back(number.to(device, number.scalar_type(), /*non_blocking=*/true));
-        first_hyper[group_hypers + h] = scalar_of(moved.back());
-      }
-    }
-    task->size = swept->size;
-    task->step = step;
-    std::ranges::copy(numbers, task->numbers);
-    task->hypers = group_hypers;
-    task->maximize = swept->maximize;
-    task->aligned = is_aligned(*swept);
-    for_each_operand(*swept, [&](int operand, const Operand& lies) {
-      task->operands[operand] = lies.data;
-      task->types[operand] = lies.type;
-    });
-    task->layout = -1;
-    if (swept->sizes != nullptr) {
-      task->layout = word - first_word;
-      task->dims = swept->dims;
-      pack_layout(*swept, word);
-      word += swept->dims * (3 + swept->state_count);
-    }
-    task->first_chunk = static_cast<std::uint32_t>(chunk - first_chunk);
-    chunk = std::fill_n(chunk, divided_up(swept->size, chunk_size), k);
-    if (kernels.sum_blocks == nullptr) continue;
-    task->first_block = block;
-    task->first_sum_chunk = static_cast<std::uint32_t>(sum_chunk - first_chunk - chunks);
-    block += sum_blocks_of(*swept);
-    sum_chunk = std::fill_n(sum_chunk, divided_up(sum_blocks_of(*swept), kSumThreads / kLanes), k);
+  for (const Parameter& parameter : parameters) {
+    if (parameter.group != group) packer.add_group(*parameter.group, device, moved);
+    group = parameter.group;
+    packer.add(parameter);
   }
-}
-
-// The sizes, and the strides of each operand; one that lies in order has those of the order.
-void Tables::pack_layout(const onepass::Task& task, std::int64_t* words) {
-  std::copy_n(task.sizes, task.dims, words);
-  for_each_operand(task, [&](int operand, const Operand& lies) {
-    std::int64_t* const strides = words + (operand + 1) * task.dims;
-    std::int64_t in_order = 1;
-    for (int dim = task.dims - 1; dim >= 0; --dim) {
-      strides[dim] = lies.strides == nullptr ? in_order : lies.strides[dim];
-      in_order *= task.sizes[dim];
-    }
-  });
 }
 
 }  // namespace onepass::cuda

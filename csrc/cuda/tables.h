@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "../sweep/sweep.h"
-#include "records.h"
 #include "kernels.h"
+#include "records.h"
 
 namespace onepass {
 struct Group;
@@ -40,9 +40,9 @@ struct Tables {
 
   Tables(std::span<const Parameter> parameters, const Kernels& kernels);
 
+  // Writes what is copied to the device. `moved` keeps numbers that were brought there.
   void pack(std::vector<std::byte>& staging, c10::Device device,
             std::vector<at::Tensor>& moved) const;
-  static void pack_layout(const onepass::Task& task, std::int64_t* words);
 };
 
 }  // namespace onepass::cuda

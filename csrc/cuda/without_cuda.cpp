@@ -1,8 +1,8 @@
 // What a build without nvcc has in place of the kernels: an empty table, and no device it knows.
 #if !defined(ONEPASS_WITH_CUDA) && !defined(ONEPASS_EMULATE_CUDA)
 
-#include "runtime.h"
 #include "kernels.h"
+#include "runtime.h"
 
 namespace onepass::cuda {
 
