@@ -22,6 +22,8 @@ from pathlib import Path
 
 import torch
 
+from build_backend.toolchain import cuda_home
+
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / f"release-{sysconfig.get_config_var('SOABI')}"
 PARTS = ("csrc", "python", "tests")
@@ -50,6 +52,15 @@ class Outcome:
         """Whether tests failed; errors in collecting or starting them do not count."""
         last = self.output.strip().splitlines()[-1:] or [""]
         return self.code == 1 and re.search(r"\b[1-9]\d* failed\b", last[0]) is not None
+
+
+def _kernels() -> list[object]:
+    """Returns the objects of the build that nvcc made, and what they are linked with."""
+    made = [BUILD / file.relative_to(ROOT).with_suffix(".o") for file in ROOT.glob("csrc/**/*.cu")]
+    home = cuda_home()
+    if home is None or not all(file.exists() for file in made):
+        return []
+    return [*made, f"-L{home / 'lib64'}", "-lcudart_static", "-lrt", "-ldl", "-lpthread"]
 
 
 def units() -> list[Path]:
@@ -89,7 +100,7 @@ class Scratch:
         module = self.folder / "python" / "onepass" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
         compiler = _flags(self.folder)[0][0]
         given = [f"-L{libraries}", *(f"-l{name}" for name in names), "-o", module]
-        _call([compiler, "-shared", *objects, *given])
+        _call([compiler, "-shared", *objects, *_kernels(), *given])
 
     def run(self, tests: Sequence[str], *options: str, timeout: float = 240.0) -> Outcome:
         """Runs tests of the copy on the copy."""
