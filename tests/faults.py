@@ -76,6 +76,7 @@ OURS = tests(
     "decouple_lr_decays_by_the_schedule_and_not_by_the_size_of_lr",
     "eps_root_alone_is_the_textbook_form_with_eps_inside_the_root",
 )
+CLAIM_19 = tests("claims", "claim_19_radam_rectifies_as_the_paper_for_ten_thousand_steps")
 STEPS = "c1_every_step_is_the_for_loop_step_of_torch_in_float64"
 PARITY = tests("parity", f"{STEPS}[AdamW]")
 SGD_STEPS = tests("parity", f"{STEPS}[SGD]")
@@ -224,6 +225,8 @@ MEMORY = (
           "next_new_ < new_.size() && new_[next_new_] == object;", "true;", SGD_STEPS),
     Fault("a product wider than it is stored", "csrc/rules/nadam.h", "product.rounded(mu)", "mu",
           NADAM_STEPS),
+    Fault("rectified too early", "csrc/rules/radam.h", "rho > 5.0 && t > 5.0", "rho > 4.0",
+          CLAIM_19),
 )  # fmt: skip
 
 PROMISES = (
