@@ -19,7 +19,8 @@ OPTIMIZER, STATE = "python/onepass/optimizer.py", "python/onepass/state.py"
 def rows_of(rule: str) -> str:
     """Returns the unit that holds the loops of a rule (csrc/rows/rows.h)."""
     names = [row["name"] for row in _C.rules()]
-    return f"csrc/rows/part{4 * names.index(rule) // len(names)}.cpp"
+    parts = len(list((Path(__file__).parents[1] / "csrc/rows").glob("part*.cpp")))
+    return f"csrc/rows/part{parts * names.index(rule) // len(names)}.cpp"
 
 
 # Headers whose code is all inlined need only the units that hold their callers; of what all rules
@@ -281,9 +282,10 @@ PROMISES = (
           tests("sparse", "repeated_and_unsorted_indices_add_up")),
     Fault("negative indices", SPARSE, "0 <= at && at < size", "at < size",
           tests("sparse", "what_is_wrong_is_refused_and_changes_nothing"), crashes=True),
-    Fault("found_inf ignored", STEP, "if (skips(found_inf)) return true;", "", SKIPPED),
-    Fault("found_inf ignored by the op", "csrc/ops.cpp", "if (arguments.is_skipped()) return;",
-          "arguments.is_skipped();", THE_OP),
+    Fault("found_inf ignored", STEP, "if (!read_scaler(grad_scale, found_inf)) return true;",
+          "read_scaler(grad_scale, found_inf);", SKIPPED),
+    Fault("found_inf ignored by the op", "csrc/ops.cpp", "if (arguments.is_skipped(scaler)) return;",
+          "arguments.is_skipped(scaler);", THE_OP),
     Fault("new states stay after a refusal", STEP,
           "  plan_.validate(ParameterNames(groups));\n  new_states.keep();",
           "  new_states.keep();\n  plan_.validate(ParameterNames(groups));", EXPANDED),
@@ -292,8 +294,8 @@ PROMISES = (
 PYTHON = (
     Fault("loaded states are those of the source", STATE, "dtype=dtype, copy=True)",
           "dtype=dtype)", ALIASES),
-    Fault("a loaded step is that of the source", STATE, '.to("cpu", dtype, copy=True)',
-          '.to("cpu", dtype)', ALIASES),
+    Fault("a loaded step is that of the source", STATE, "value.to(device, dtype, copy=True)",
+          "value.to(device, dtype)", ALIASES),
     Fault("state_dtype ignored when loading", OPTIMIZER,
           "dtype = state_dtype(param, {**self.defaults, **group})", "dtype = param.dtype", RELOAD),
     Fault("a refused load leaves its states", OPTIMIZER, "self.__dict__.update(before)", "pass",
