@@ -3,7 +3,7 @@
 # Everything is installed into .venv by these commands; pip's own index settings are honoured.
 # make test TORCH=torch==2.14.1        another torch
 # make demo DATA=folder EPOCHS=5       other images, fewer epochs
-# make bench ARGS=algorithms           another benchmark than step; ARGS="--help" names them
+# make bench ARGS=step         one benchmark instead of all; ARGS="--help" names them
 
 TORCH ?= torch==2.13.0
 PYTHON ?= python3
@@ -49,7 +49,7 @@ cuda-check: $(STAMPS)/cuda-check
 	$(BIN)/python -m tools.cuda_check
 
 bench: $(STAMPS)/bench
-	$(BIN)/python -m benchmarks $(or $(ARGS),step)
+	$(BIN)/python -m benchmarks $(or $(ARGS),all)
 
 lint: $(STAMPS)/lint
 	$(BIN)/ruff check

@@ -1,12 +1,34 @@
 """The command line: one typer sub-command per benchmark."""
 
+from typing import Annotated
+
 import typer
 
-from benchmarks import algorithms, embedding, gpu, host, step
+from benchmarks import (
+    algorithms,
+    curves,
+    embedding,
+    gpu,
+    host,
+    memory,
+    overhead,
+    results,
+    startup,
+    step,
+    storage,
+    training,
+)
+from benchmarks.measuring import Folder
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 app.command("step")(step.command)
 app.command("algorithms")(algorithms.command)
+app.command("curves")(curves.command)
+app.command("overhead")(overhead.command)
+app.command("storage")(storage.command)
+app.command("memory")(memory.command)
+app.command("startup")(startup.command)
+app.command("training")(training.command)
 app.command("embedding")(embedding.command)
 app.command("gpu")(gpu.command)
 app.command("host")(host.command)
@@ -15,6 +37,22 @@ app.command("host")(host.command)
 @app.callback()
 def main() -> None:
     """Measure onepass beside its peers; results go to benchmarks/results/."""
+
+
+@app.command("all")
+def everything(
+    rounds: Annotated[int, typer.Option(min=9, help="Rounds per workload.")] = 9,
+    folder: Folder = results.FOLDER,
+) -> None:
+    """All that a CPU can measure, with one and with all threads; takes most of an hour."""
+    for suite in ("promised", "models"):
+        for threads in (0, 1):
+            step.command(suite=suite, rounds=rounds, threads=threads, folder=folder)
+    step.command(suite="models", dtype="bfloat16", rounds=rounds, folder=folder)
+    for benchmark in (curves, algorithms, overhead, storage, training, embedding):
+        benchmark.command(rounds=rounds, folder=folder)
+    for benchmark in (memory, startup):
+        benchmark.command(folder=folder)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from benchmarks.contestants import (
     COMPILING,
     FOR_LOOP,
     OPTIMIZERS,
+    PEERS,
     SWEEP,
     Contestant,
     line_up,
@@ -21,7 +22,7 @@ from benchmarks.measuring import Folder, Rounds, Threads
 from benchmarks.timing import Settings
 from benchmarks.workloads import MI, Workload, one_tensor
 
-CONTESTANTS = (*OPTIMIZERS, COMPILING)
+CONTESTANTS = (*OPTIMIZERS, COMPILING, *PEERS)
 
 # How many times as fast as a rival onepass has to be.
 NOT_SLOWER = 0.97
@@ -76,8 +77,8 @@ def measure(
     work: Workload, contestants: Iterable[Contestant], settings: Settings
 ) -> dict[str, Any]:
     """Step the algorithm that the workload is named after, warm and cold."""
-    lineup = line_up(contestants, work.name, work.groups)
-    lineup.add_sweep(work.groups)
+    lineup = line_up(contestants, work.name, work)
+    lineup.add_sweep(work)
     promises = PROMISES.get(work.name, {})
     if not reads_twice(work.name):
         promises = {**promises, SWEEP: NEAR_THE_BYTES}

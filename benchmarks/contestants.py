@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import machine
+from benchmarks.models import Groups
 from benchmarks.timing import Step, time_batch
-from benchmarks.workloads import Groups
+from benchmarks.workloads import Workload
 
 ParamGroups = list[dict[str, Any]]
 
@@ -30,7 +33,9 @@ class Contestant:
         module: the module that holds the class; a contestant without it is skipped.
         options: keyword arguments of the class beside the hyper-parameters.
         compiled: whether torch.compile makes its step.
-        classes: what it calls the algorithms that it has under other names.
+        classes: what it calls the algorithms that it has under other names, from its module on.
+        settings: further keyword arguments of single algorithms.
+        most_tensors: with more it does not take part: it would take minutes to start.
     """
 
     name: str
@@ -38,11 +43,21 @@ class Contestant:
     options: dict[str, Any] = field(default_factory=dict)
     compiled: bool = False
     classes: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    most_tensors: int | None = None
+
+    def make(self, algorithm: str, params: ParamGroups) -> torch.optim.Optimizer:
+        """The optimizer with the settings that all get; raises Absent."""
+        cls = self.find(algorithm)
+        own = {**self.options, **self.settings.get(algorithm, {})}
+        return cls(params, **HYPERS.get(algorithm, {}), **own)
 
     def find(self, algorithm: str) -> Callable[..., torch.optim.Optimizer]:
         """The class; raises Absent if it cannot be imported or lacks an option."""
         name = self.classes.get(algorithm, algorithm)
         found = find_attribute(self.module, name)
+        if found.__module__.startswith("torch.") and not self.module.startswith("torch."):
+            raise Absent(f"{self.module}.{name} is torch's own class")
         for option in self.options:
             if option not in inspect.signature(found).parameters:
                 raise Absent(f"{self.module}.{name} has no option '{option}'")
@@ -64,52 +79,91 @@ class Contestant:
 
 BASELINE = "torch fused"
 OURS = "onepass"
+FOREACH = "torch foreach"
 FOR_LOOP = "torch for-loop"  # torch's own choice on the CPU
 COMPILED = "torch.compile"
 SWEEP = "same bytes, no arithmetic"
+FASTEST = "fastest peer"  # whoever of the others that turns out to be
 
+# The first who takes part is who the others are compared with.
 OPTIMIZERS = (
     Contestant(OURS, "onepass"),
     Contestant(BASELINE, "torch.optim", {"fused": True}),
-    Contestant("torch foreach", "torch.optim", {"foreach": True}),
+    Contestant(FOREACH, "torch.optim", {"foreach": True}),
     Contestant(FOR_LOOP, "torch.optim", {"foreach": False}),
 )
 
-COMPILING = Contestant(COMPILED, "torch.optim", compiled=True)
+COMPILING = Contestant(COMPILED, "torch.optim", compiled=True, most_tensors=20)
+
+# Of other projects; benchmarks/requirements-peers.txt has their versions.
+PEERS = (
+    Contestant(
+        "DeepSpeed",
+        "deepspeed.ops",
+        classes={
+            "Adam": "adam.DeepSpeedCPUAdam",
+            "AdamW": "adam.DeepSpeedCPUAdam",
+            "Adagrad": "adagrad.DeepSpeedCPUAdagrad",
+            "Lion": "lion.DeepSpeedCPULion",
+        },
+        settings={"Adam": {"adamw_mode": False}, "AdamW": {"adamw_mode": True}},
+    ),
+    Contestant("optimi", "optimi"),
+    Contestant(
+        "torchao", "torchao.optim", classes={"Adam": "_Adam", "AdamW": "_AdamW"}, most_tensors=200
+    ),
+    Contestant("bitsandbytes", "bitsandbytes.optim"),
+    Contestant("pytorch-optimizer", "pytorch_optimizer", classes={"LAMB": "Lamb"}),
+)
 
 # Settings that every contestant gets; elsewhere the defaults, which are torch's.
+ADAM = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8}
 HYPERS: dict[str, dict[str, Any]] = {
-    "Adam": {"lr": 1e-3},
-    "AdamW": {"lr": 1e-3, "weight_decay": 1e-2},
-    "SGD": {"momentum": 0.9},
+    "Adam": ADAM,
+    "AdamW": {**ADAM, "weight_decay": 1e-2},
+    "Lion": {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0},
+    "RAdam": {"lr": 1e-3},
+    "SGD": {"lr": 1e-3, "momentum": 0.9},
 }
 STARTING = 2  # the first step makes the state that the second may be compiled for
+MOST_TENSORS_OF_A_SHAPE = 5  # that a contestant has for a parameter, those that come and go too
+# Some round more than once in a step.
+CLOSE = {torch.bfloat16: {"rtol": 4 * torch.finfo(torch.bfloat16).eps, "atol": 2e-3}}
 COMPARED = 8  # steps before all are compared: RAdam's are rectified from the sixth on
 
 
 @dataclass
 class Lineup:
-    """Who steps a workload and who does not, why, and how many states a parameter has."""
+    """Who steps a workload and who does not, why, and what a parameter has.
+
+    Args:
+        steps: the step of each who takes part.
+        absent: why the others do not.
+        compile_seconds: how long those took to start whose step is compiled.
+        states: tensors of a parameter's shape that an optimizer keeps.
+        itemsize: bytes of each of their elements.
+    """
 
     steps: dict[str, Step] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     compile_seconds: dict[str, float] = field(default_factory=dict)
     states: int = 0
+    itemsize: int = 4
 
     @property
     def bytes_held(self) -> int:
-        """Bytes per float32 element: parameter, gradient, states."""
-        return 4 * (2 + self.states)
+        """Bytes per element: parameter, gradient, states."""
+        return self.itemsize * (2 + self.states)
 
     @property
     def bytes_moved(self) -> int:
-        """Bytes that a step must move per float32 element: of the gradient once, else twice."""
-        return 4 * (3 + 2 * self.states)
+        """Bytes that a step must move per element: of the gradient once, else twice."""
+        return self.itemsize * (3 + 2 * self.states)
 
-    def add_sweep(self, groups: Groups) -> None:
+    def add_sweep(self, work: Workload) -> None:
         """Let a sweep over the bytes of a step that computes nothing take part."""
         try:
-            self.steps[SWEEP] = make_sweep(groups, self.states)
+            self.steps[SWEEP] = make_sweep(work, self.states)
         except Absent as reason:
             self.absent[SWEEP] = str(reason)
 
@@ -133,44 +187,70 @@ def find_attribute(module: str, name: str) -> Any:
 
 
 def make_groups(
-    groups: Groups, device: torch.device | None = None, dtype: torch.dtype = torch.float32
+    groups: Groups,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    grads: ParamGroups | None = None,
 ) -> ParamGroups:
-    """New parameters with fixed gradients; the same numbers at every call."""
+    """New parameters with fixed gradients, or those of others; the same numbers at every call."""
     device = device or torch.device("cpu")
     generator = torch.Generator(device).manual_seed(0)
 
     def random(shape: tuple[int, ...]) -> Tensor:
         return torch.randn(shape, generator=generator, device=device, dtype=dtype)
 
-    def parameter(shape: tuple[int, ...]) -> torch.nn.Parameter:
-        made = torch.nn.Parameter(random(shape))
-        made.grad = random(shape)
-        return made
+    made = [{"params": [torch.nn.Parameter(random(shape)) for shape in group]} for group in groups]
+    for number, group in enumerate(made):
+        for index, param in enumerate(group["params"]):
+            param.grad = random(param.shape) if not grads else grads[number]["params"][index].grad
+    return made
 
-    return [{"params": [parameter(shape) for shape in group]} for group in groups]
 
+def line_up(contestants: Iterable[Contestant], algorithm: str, work: Workload) -> Lineup:
+    """The bound `step` of each contestant on its own parameters, after they were compared.
 
-def line_up(contestants: Iterable[Contestant], algorithm: str, groups: Groups) -> Lineup:
-    """The bound `step` of each contestant on its own parameters, after they were compared."""
-    made = Lineup()
+    They share the gradients, which no step changes.
+    """
+    made = Lineup(itemsize=work.torch_dtype.itemsize)
     reference: ParamGroups = []
     for contestant in contestants:
-        params = make_groups(groups)
         try:
-            cls = contestant.find(algorithm)
-            optimizer = cls(params, **HYPERS.get(algorithm, {}), **contestant.options)
+            check_fits(contestant, work)
+            contestant.find(algorithm)
+            params = make_groups(work.groups, dtype=work.torch_dtype, grads=reference)
+            optimizer = contestant.make(algorithm, params)
             step, seconds = contestant.start(optimizer)
+            time_batch(step, COMPARED - STARTING)
+            compare(contestant, params, reference or params)
         except Absent as reason:
             made.absent[contestant.name] = str(reason)
             continue
-        time_batch(step, COMPARED - STARTING)
-        check_same(contestant.name, params, reference or params)
         reference = reference or params
         made.steps[contestant.name] = step
-        made.states = count_states(optimizer)
+        made.states = made.states or count_states(optimizer)
         if seconds is not None:
             made.compile_seconds[contestant.name] = seconds
     return made
+
+
+def check_fits(contestant: Contestant, work: Workload) -> None:
+    """Raise Absent where a contestant would take too long to start, or too much memory."""
+    if contestant.most_tensors is not None and work.tensors > contestant.most_tensors:
+        raise Absent(f"takes too long to start with more than {contestant.most_tensors} tensors")
+    needed = MOST_TENSORS_OF_A_SHAPE * work.elements * work.torch_dtype.itemsize
+    free = machine.available_bytes()
+    if free is not None and needed > free:
+        raise Absent(f"needs {needed / (1 << 30):.1f} GiB of memory, more than there is left")
+
+
+def compare(contestant: Contestant, params: ParamGroups, reference: ParamGroups) -> None:
+    """Raise Absent where another project computes something else, an error where torch does."""
+    try:
+        check_same(contestant.name, params, reference)
+    except AssertionError as error:
+        if contestant.module in ("onepass", "torch.optim"):
+            raise
+        raise Absent("computes something else") from error
 
 
 def count_states(optimizer: torch.optim.Optimizer) -> int:
@@ -186,14 +266,17 @@ def check_same(name: str, params: ParamGroups, reference: ParamGroups) -> None:
     """All contestants must compute the same: a step that does nothing is not a fast one."""
     for own, other in zip(params, reference, strict=True):
         for mine, theirs in zip(own["params"], other["params"], strict=True):
-            torch.testing.assert_close(mine, theirs, msg=lambda text: f"{name}: {text}")
+            torch.testing.assert_close(
+                mine, theirs, **CLOSE.get(mine.dtype, {}), msg=lambda text: f"{name}: {text}"
+            )
 
 
-def make_sweep(groups: Groups, states: int) -> Step:
-    """A sweep over a parameter, a gradient and states that computes nothing; raises Absent."""
+def make_sweep(work: Workload, states: int) -> Step:
+    """A sweep over the bytes of parameters, gradients and states; raises Absent."""
     sweep = find_attribute("onepass._C", "sweep_without_arithmetic")
-    shapes = [shape for group in groups for shape in group]
-    rows = [[torch.rand(shape) for _ in range(2 + states)] for shape in shapes]
+    itemsize = work.torch_dtype.itemsize
+    sizes = [math.prod(shape) * itemsize // 4 for group in work.groups for shape in group]
+    rows = [[torch.rand(size) for _ in range(2 + states)] for size in sizes]
 
     def run() -> None:
         for param, grad, *rest in rows:

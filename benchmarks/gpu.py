@@ -27,8 +27,9 @@ from benchmarks.gpu_lineup import (
     reason,
 )
 from benchmarks.measuring import Folder
+from benchmarks.suites import GPU
 from benchmarks.timing import Settings, single_rounds, warm_rounds
-from benchmarks.workloads import GPU, MI, Workload, one_tensor
+from benchmarks.workloads import MI, Workload, one_tensor
 
 FEWEST_ROUNDS, MOST_ROUNDS = 9, 41
 LEAST_SECONDS = 0.01  # per contestant and round

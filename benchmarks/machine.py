@@ -88,11 +88,15 @@ class Bystanders:
 def available_bytes() -> int | None:
     """Memory that can be had without swapping; None where the system does not say."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        return sizes_of("/proc/meminfo").get("MemAvailable")
     except OSError:
         return None
-    sizes = {name: size for name, _, size in (line.partition(":") for line in lines)}
-    return int(sizes["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in sizes else None
+
+
+def sizes_of(file: str) -> dict[str, int]:
+    """The bytes of each line of a file of Linux's that counts in kB."""
+    lines = (line.partition(":") for line in Path(file).read_text().splitlines())
+    return {name: int(size.split()[0]) * 1024 for name, _, size in lines if size.endswith("kB")}
 
 
 def last_level_cache_bytes() -> int:

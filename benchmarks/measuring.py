@@ -11,13 +11,17 @@ from rich.console import Console
 from tqdm import tqdm
 
 from benchmarks import machine, plot, report, results
-from benchmarks.contestants import OURS, Lineup
-from benchmarks.timing import Settings, Times, cold_rounds, speedups, warm_rounds
+from benchmarks.contestants import FASTEST, OURS, SWEEP, Lineup
+from benchmarks.timing import Settings, Summary, Times, cold_rounds, speedups, warm_rounds
 from benchmarks.workloads import Workload
 
 Rounds = Annotated[int, typer.Option(min=9, help="Rounds per workload.")]
 Threads = Annotated[int, typer.Option(min=0, help="0: as many as torch takes.")]
+Dtype = Annotated[str, typer.Option(help="float32, float64 or bfloat16.")]
 Folder = Annotated[Path, typer.Option(help="Where JSON and plot go.")]
+
+ALL_THREADS = torch.get_num_threads()
+DTYPES = ("float32", "float64", "bfloat16")
 
 
 def check(allowed: bool, option: str, choices: Iterable[str]) -> None:
@@ -28,7 +32,7 @@ def check(allowed: bool, option: str, choices: Iterable[str]) -> None:
 
 def prepare(rounds: int, threads: int) -> Settings:
     """How long to measure on this machine, with so many threads from now on."""
-    torch.set_num_threads(threads or torch.get_num_threads())
+    torch.set_num_threads(threads or ALL_THREADS)
     tqdm.monitor_interval = 0  # no second thread while measuring
     return Settings(rounds, cache_bytes=machine.last_level_cache_bytes())
 
@@ -52,6 +56,7 @@ def measure(
         "groups": len(work.groups),
         "tensors": work.tensors,
         "elements": work.elements,
+        "dtype": work.dtype,
         "baseline": baseline,
         **verdict(warm, promises),
         "warm": results.column(warm, baseline, bytes_moved),
@@ -65,6 +70,8 @@ def measure(
 def verdict(warm: Times, promises: Mapping[str, float]) -> dict[str, Any]:
     """How many times as fast as each of the others we are, and which promises that keeps."""
     ours = {rival: speedups(warm, rival)[OURS] for rival in warm} if OURS in warm else {}
+    promises = {fastest(warm) if rival == FASTEST else rival: least
+                for rival, least in promises.items()}  # fmt: skip
     return {
         "onepass_over": {rival: asdict(ratio) for rival, ratio in ours.items() if rival != OURS},
         "promises": {
@@ -75,6 +82,12 @@ def verdict(warm: Times, promises: Mapping[str, float]) -> dict[str, Any]:
             for rival, least in promises.items()
         },
     }
+
+
+def fastest(times: Times) -> str:
+    """Who took the least time beside us and the sweep that computes nothing."""
+    others = times.keys() - {OURS, SWEEP}
+    return min(others, key=lambda name: Summary.of(times[name]).median, default=FASTEST)
 
 
 def publish(

@@ -23,10 +23,7 @@ def save_bars(
     """Two plots beside one another, warm and cold."""
     width = max(12, 2 * len(result["workloads"]))
     figure = Figure(figsize=(width, 5), layout="constrained")
-    info = result["machine"]
-    figure.suptitle(
-        f"{result['benchmark']}, {info['cpu']}, {info['threads']} threads, torch {info['torch']}"
-    )
+    figure.suptitle(title(result))
     axes = figure.subplots(1, 2, sharey=True)
     for ax, kind in zip(axes, ("warm", "cold"), strict=True):
         draw(ax, result["workloads"], kind)
@@ -36,6 +33,12 @@ def save_bars(
     figure.legend(*handles, loc="outside right upper", fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
+
+
+def title(result: dict[str, Any]) -> str:
+    """What was measured, and on what."""
+    info = result["machine"]
+    return f"{result['benchmark']}, {info['cpu']}, {info['threads']} threads, torch {info['torch']}"
 
 
 def draw(ax: Axes, workloads: list[dict[str, Any]], kind: str) -> None:

@@ -7,19 +7,26 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks import contestants, machine, step, timing
+from benchmarks import contestants, machine, measuring, models, step, suites, timing
 from benchmarks.__main__ import app
+from benchmarks.contestants import BASELINE, FASTEST, FOREACH, OPTIMIZERS, OURS, SWEEP
 from benchmarks.timing import Settings, Summary
-from benchmarks.workloads import STEP, Workload, group_per_tensor, one_group, one_tensor
+from benchmarks.workloads import Workload, group_per_tensor, one_group, one_tensor, sized
 from tests.support import ROOT
 
 TINY = (
-    Workload("one", one_tensor(8), 1.0),
+    Workload("one", one_tensor(8), {BASELINE: 1.0}),
     Workload("many", one_group(3, 4)),
     Workload("groups", group_per_tensor(2, 4)),
 )
 QUICK = Settings(rounds=2, least_seconds=1e-5, cache_bytes=64)
-EVERYONE = {row.name for row in contestants.OPTIMIZERS} | {contestants.SWEEP}
+EVERYONE = {row.name for row in OPTIMIZERS} | {SWEEP}
+
+
+@pytest.fixture(autouse=True)
+def only_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others may be installed or not, and compiling takes long."""
+    monkeypatch.setattr(step, "CONTESTANTS", OPTIMIZERS)
 
 
 class Clock:
@@ -45,10 +52,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.mark.parametrize("algorithm", ["Adam", "AdamW"])
+@pytest.mark.parametrize("dtype", measuring.DTYPES)
 @pytest.mark.parametrize("work", TINY, ids=lambda work: work.name)
-def test_every_contestant_runs(work: Workload, algorithm: str) -> None:
+def test_every_contestant_runs(work: Workload, dtype: str, algorithm: str) -> None:
+    work = step.stored(work, dtype)
     measured = step.measure(work, algorithm, QUICK)
-    expected = EVERYONE if measured["memory_bound"] else EVERYONE - {contestants.SWEEP}
+    expected = EVERYONE if measured["memory_bound"] else EVERYONE - {SWEEP}
     assert measured["absent"] == {}
     for kind in ("warm", "cold"):
         assert set(measured[kind]) == expected
@@ -56,14 +65,18 @@ def test_every_contestant_runs(work: Workload, algorithm: str) -> None:
             assert len(row["rounds"]) == QUICK.rounds
             assert row["seconds"]["low"] <= row["seconds"]["median"] <= row["seconds"]["high"]
             assert (row["bytes_per_second"] is not None) == measured["memory_bound"]
-    assert measured["warm"][contestants.BASELINE]["speedup"]["median"] == 1
-    assert set(measured["onepass_over"]) == expected - {contestants.OURS}
-    targets = {rival: kept["at_least"] for rival, kept in measured["promises"].items()}
-    assert targets == ({} if work.target is None else {contestants.BASELINE: work.target})
+    row = measured["warm"][OURS]
+    if measured["memory_bound"]:
+        moved = row["bytes_per_second"] * row["seconds"]["median"]
+        assert moved == pytest.approx(7 * work.elements * work.torch_dtype.itemsize)
+    assert measured["warm"][BASELINE]["speedup"]["median"] == 1
+    assert set(measured["onepass_over"]) == expected - {OURS}
+    promised = {rival: kept["at_least"] for rival, kept in measured["promises"].items()}
+    assert promised == work.promises
 
 
 def test_command_writes_json_and_plot(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    monkeypatch.setattr(step, "STEP", TINY)
+    monkeypatch.setitem(suites.SUITES, "promised", TINY)
     monkeypatch.setattr(machine, "last_level_cache_bytes", lambda: 64)
     done = CliRunner().invoke(app, ["step", "--rounds", "9", "--folder", str(tmp_path)])
     assert done.exit_code == 0, done.output
@@ -87,30 +100,76 @@ def test_command_writes_json_and_plot(monkeypatch: pytest.MonkeyPatch, tmp_path)
     } <= set(result["machine"])
 
 
-@pytest.mark.parametrize("option", [["--only", "none such"], ["--algorithm", "Lion"]])
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--only", "none such"],
+        ["--algorithm", "Lion"],
+        ["--suite", "all"],
+        ["--dtype", "int8"],
+    ],
+)
 def test_command_refuses_unknown_names(option: list[str]) -> None:
     done = CliRunner().invoke(app, ["step", *option])
     assert done.exit_code == 2
     assert "choose from" in done.output
 
 
-def test_make_bench_measures_the_table_of_the_readme() -> None:
+def test_make_bench_measures_everything() -> None:
     dry = ["make", "--dry-run", "--no-print-directory", "bench"]
     said = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert ".venv/bin/python -m benchmarks step\n" in said
+    assert ".venv/bin/python -m benchmarks all\n" in said
 
 
 def test_workloads_are_those_promised() -> None:
-    assert {work.name: (work.tensors, work.elements, work.target) for work in STEP} == {
-        "4 Ki": (1, 4096, 2.5),
-        "64 Ki": (1, 65536, 2.0),
-        "256 Ki": (1, 262144, 1.25),
-        "16 Mi": (1, 16777216, 0.97),
-        "1000 x 64": (1000, 64000, 25.0),
-        "465 groups x 64": (465, 465 * 64, 50.0),
-        "465 groups x 1024": (465, 465 * 1024, None),
+    assert {work.name: (work.tensors, work.elements, work.promises) for work in suites.STEP} == {
+        "4 Ki": (1, 4096, {FASTEST: 2.5}),
+        "64 Ki": (1, 65536, {FASTEST: 2.0}),
+        "256 Ki": (1, 262144, {FASTEST: 1.3}),
+        "16 Mi": (1, 16777216, {FASTEST: 0.97, SWEEP: 0.97}),
+        "1000 x 64": (1000, 64000, {BASELINE: 30.0, FOREACH: 75.0}),
+        "465 groups x 64": (465, 465 * 64, {BASELINE: 80.0}),
+        "465 groups x 1 Ki": (465, 465 * 1024, {}),
+        "ResNet-50": (161, 25_557_032, {BASELINE: 1.1, SWEEP: 0.95}),
+        "ResNet-50, 161 groups": (161, 25_557_032, {BASELINE: 1.25}),
     }
-    assert [len(work.groups) for work in STEP] == [1, 1, 1, 1, 1, 465, 465]
+    assert [len(work.groups) for work in suites.STEP] == [1, 1, 1, 1, 1, 465, 465, 1, 161]
+    assert [work.elements for work in suites.SIZES] == [256 << k for k in range(0, 19, 2)]
+    assert {(work.tensors, work.elements // work.tensors) for work in suites.TENSORS} == {
+        (tensors, elements) for tensors in (10, 100, 1000, 10_000) for elements in (64, 1024, 16384)
+    }
+
+
+@pytest.mark.parametrize(
+    ("shapes", "tensors", "elements"),
+    [
+        (models.resnet_50(), 161, 25_557_032),
+        (models.vit_b_16(), 152, 86_567_656),
+        (models.gpt_2_small(), 148, 124_439_808),
+        (models.bert_base(), 199, 109_482_240),
+        (models.llama_1b(layers=22), 201, 1_100_048_384),
+    ],
+)
+def test_models_have_the_parameters_that_their_papers_count(
+    shapes: models.Shapes, tensors: int, elements: int
+) -> None:
+    assert (len(shapes), Workload("model", (shapes,)).elements) == (tensors, elements)
+
+
+@pytest.mark.parametrize("count", (2, 50, 465))
+def test_groups_hold_every_parameter_once(count: int) -> None:
+    shapes = models.resnet_50()
+    groups = models.in_groups(shapes, count)
+    assert len(groups) == min(count, len(shapes)) and all(groups)
+    assert sorted(shape for group in groups for shape in group) == sorted(shapes)
+    if count == 2:  # as decay is left to matrices
+        assert [{len(shape) > 1 for shape in group} for group in groups] == [{True}, {False}]
+
+
+def test_sizes_have_names() -> None:
+    assert [sized(elements) for elements in (256, 4096, 65536, 1 << 24)] == [
+        "256", "4 Ki", "64 Ki", "16 Mi",
+    ]  # fmt: skip
 
 
 def test_summary() -> None:
@@ -158,11 +217,49 @@ def test_contestants_that_disagree_are_refused() -> None:
         contestants.check_same("lazy", params, others)
 
 
+def absent(contestant: contestants.Contestant, work: Workload = TINY[0]) -> str:
+    """Returns why a contestant does not take part beside torch."""
+    lineup = contestants.line_up((*OPTIMIZERS[1:2], contestant), "AdamW", work)
+    assert list(lineup.steps) == [BASELINE]
+    return lineup.absent[contestant.name]
+
+
 def test_absent_contestants_are_named() -> None:
-    rows = (*contestants.OPTIMIZERS[1:2], contestants.Contestant("nobody", "no_such_module"))
-    lineup = contestants.line_up(rows, "AdamW", TINY[0].groups)
-    assert list(lineup.steps) == [contestants.BASELINE]
-    assert lineup.absent == {"nobody": "no_such_module.AdamW not found (ModuleNotFoundError)"}
+    nobody = contestants.Contestant("nobody", "no_such_module")
+    assert absent(nobody) == "no_such_module.AdamW not found (ModuleNotFoundError)"
+
+
+def test_torchs_own_class_takes_no_part_under_another_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(timing, "AdamW", torch.optim.AdamW, raising=False)
+    assert "torch's own class" in absent(contestants.Contestant("other", "benchmarks.timing"))
+
+
+def test_who_computes_something_else_takes_no_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    class AdamW(torch.optim.SGD):
+        def __init__(self, params: object, lr: float, **_: object) -> None:
+            super().__init__(params, lr)
+
+    monkeypatch.setattr(timing, "AdamW", AdamW, raising=False)
+    assert absent(contestants.Contestant("other", "benchmarks.timing")) == "computes something else"
+
+
+def test_who_takes_too_long_or_too_much_memory_takes_no_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow = contestants.Contestant("slow", "torch.optim", most_tensors=2)
+    assert absent(slow, TINY[1]) == "takes too long to start with more than 2 tensors"
+    free = iter([1 << 30, 0])
+    monkeypatch.setattr(machine, "available_bytes", lambda: next(free))
+    assert "GiB of memory" in absent(contestants.Contestant("large", "torch.optim"))
+
+
+def test_the_fastest_peer_is_neither_ours_nor_the_bare_sweep() -> None:
+    times = {OURS: [1.0] * 3, SWEEP: [0.5] * 3, "slow": [9.0, 2.0, 9.0], "fast": [3.0] * 3}
+    assert measuring.fastest(times) == "fast"
+    verdict = measuring.verdict(times, {FASTEST: 2.5})
+    assert verdict["promises"] == {"fast": {"at_least": 2.5, "met": True}}
 
 
 def test_bystanders_are_who_is_busy_beside_us(monkeypatch: pytest.MonkeyPatch) -> None:

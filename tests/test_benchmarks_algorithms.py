@@ -76,7 +76,7 @@ def test_a_contestant_that_stands_still_is_seen(case: Case) -> None:
 @pytest.mark.filterwarnings("default")  # torch's own, where it loads its compiler
 @pytest.mark.parametrize("name", ("SGD", "RAdam"))
 def test_torchs_compiled_step_takes_part_and_says_how_long_that_took(name: str) -> None:
-    measured = algorithms.measure(workload(name), algorithms.CONTESTANTS, QUICK)
+    measured = algorithms.measure(workload(name), (*OPTIMIZERS, contestants.COMPILING), QUICK)
     assert COMPILED in measured["warm"] and COMPILED not in measured["absent"]
     assert measured["compile_seconds"][COMPILED] > 0
 
@@ -91,7 +91,7 @@ def test_a_step_that_torch_cannot_compile_is_absent_with_the_reason(
         return run
 
     monkeypatch.setattr(torch, "compile", fails)
-    lineup = contestants.line_up(algorithms.CONTESTANTS, "SGD", one_tensor(ELEMENTS))
+    lineup = contestants.line_up((*OPTIMIZERS[:1], contestants.COMPILING), "SGD", workload("SGD"))
     assert lineup.absent == {COMPILED: "torch.compile: RuntimeError: no C++ compiler"}
     assert COMPILED not in lineup.compile_seconds
 

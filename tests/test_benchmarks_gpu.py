@@ -16,7 +16,8 @@ from benchmarks import gpu, gpu_device, gpu_lineup, gpu_report
 from benchmarks.__main__ import app
 from benchmarks.contestants import BASELINE, OURS, Contestant
 from benchmarks.gpu_device import HostClock
-from benchmarks.workloads import GPU, Workload, one_group, one_tensor
+from benchmarks.suites import GPU
+from benchmarks.workloads import Workload, one_group, one_tensor
 
 CPU = HostClock(torch.device("cpu"))
 ONE = Workload("one", one_tensor(64))
