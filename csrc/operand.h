@@ -143,7 +143,7 @@ inline bool is_usual_count(const at::TensorBase& step) {
 
 // Where a usual step tensor of the CPU counts, within what float32 counts exactly; else null.
 inline float* usual_count(const at::TensorBase& step) {
-  if (!step.is_cpu() || !is_usual_count(step)) return nullptr;
+  if (step.key_set() != kUsualOnCpu || !is_usual_count(step)) return nullptr;
   c10::StorageImpl& storage = *step.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl();
   auto* const count = static_cast<float*>(storage.mutable_data());
   constexpr float kLast = 16777216.0f;  // 2^24: from here on floats skip numbers

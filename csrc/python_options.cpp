@@ -37,6 +37,17 @@ inline bool read_plain(PyObject* object, const HyperInfo& hyper, double& number)
   return hyper.allows(number);
 }
 
+// Whether an object will always be read as the same number or numbers.
+bool is_constant(PyObject* object) {
+  if (PyTuple_CheckExact(object)) {
+    for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(object); ++k)
+      if (!PyFloat_CheckExact(PyTuple_GET_ITEM(object, k))) return false;
+    return true;
+  }
+  return PyFloat_CheckExact(object) || PyLong_CheckExact(object) || PyBool_Check(object) ||
+         object == Py_None;
+}
+
 // Whether a group has a parameter that is stepped on the CPU.
 bool steps_on_cpu(PyObject* group) {
   static PyObject* const params_key = interned("params");
@@ -82,22 +93,32 @@ GroupReader::GroupReader(const Algorithm& algorithm)
   for (const State& state : algorithm_.states)
     option_keys_.push_back(state.only_if == nullptr ? -1
                                                     : static_cast<int>(position(state.only_if)));
-  values_.resize(keys_.size() + 1);
+  values_.resize(keys_.size());
 }
 
-// Finds the values of all keys in one walk over the group, by the keys' identity.
+// Finds the values of all keys by the keys' identity.
 void GroupReader::look(PyObject* group) {
+  if (positions_.empty()) return look_everywhere(group);
+  PyObject* key = nullptr;
+  for (std::size_t k = 0; k < keys_.size(); ++k) {
+    Py_ssize_t position = positions_[k];
+    values_[k] = nullptr;
+    if (position < 0) continue;
+    if (PyDict_Next(group, &position, &key, &values_[k]) == 0 || key != keys_[k])
+      return look_everywhere(group);
+  }
+}
+
+void GroupReader::look_everywhere(PyObject* group) {
   std::ranges::fill(values_, nullptr);
-  layout_.resize(PyDict_GET_SIZE(group));
+  positions_.assign(keys_.size(), -1);
   PyObject *key, *value;
   Py_ssize_t position = 0;
-  for (Place& place : layout_) {
-    if (PyDict_Next(group, &position, &key, &value) == 0) return;
-    if (place.key != key) {  // keys_ live for ever, so that no other key takes their address
-      place.key = key;
-      place.value = std::ranges::find(keys_, key) - keys_.begin();
-    }
-    values_[place.value] = value;
+  for (Py_ssize_t before = 0; PyDict_Next(group, &position, &key, &value) != 0; before = position) {
+    const std::size_t k = std::ranges::find(keys_, key) - keys_.begin();
+    if (k == keys_.size()) continue;
+    values_[k] = value;
+    positions_[k] = before;
   }
 }
 
@@ -106,7 +127,7 @@ PyObject* GroupReader::find(PyObject* group, std::size_t key) const {
   return values_[key] != nullptr ? values_[key] : get(group, keys_[key]);
 }
 
-Group GroupReader::read(PyObject* group, int index) {
+Group GroupReader::read_group(PyObject* group, int index) {
   TORCH_CHECK_TYPE(PyDict_Check(group), "parameter group ", index, " must be a dict");
   look(group);
   Group read{.algorithm = &algorithm_, .maximize = is_set(group, kMaximize)};
@@ -130,6 +151,54 @@ Group GroupReader::read(PyObject* group, int index) {
   for (std::size_t k = 0; k < option_keys_.size(); ++k)
     if (option_keys_[k] < 0 || is_set(group, option_keys_[k])) read.add_state(k);
   return read;
+}
+
+void GroupReader::remember(PyObject* group, std::vector<py::object>& known) {
+  for (std::size_t k = 0; k < keys_.size(); ++k) {
+    PyObject* const value = find(group, k);
+    if (value != nullptr && !is_constant(value)) return known.clear();
+    known.push_back(py::reinterpret_borrow<py::object>(value));
+  }
+}
+
+// Whether a group holds the very objects that it was read from last, and these cannot change.
+bool GroupReader::is_unchanged(PyObject* group, std::size_t index) {
+  const std::vector<py::object>& known = known_[index];
+  if (known.empty() || !PyDict_Check(group)) return false;
+  PyObject *key, *value;
+  for (std::size_t k = 0; k < keys_.size(); ++k) {
+    if (Py_ssize_t position = positions_[k]; position < 0) {
+      value = get(group, keys_[k]);
+    } else if (PyDict_Next(group, &position, &key, &value) == 0 || key != keys_[k]) {
+      return false;
+    }
+    if (value != known[k].ptr()) return false;
+  }
+  return true;
+}
+
+std::span<const Group> GroupReader::read(PyObject* groups, int first) {
+  std::size_t count = 0;
+  for (; static_cast<Py_ssize_t>(count) < PyList_GET_SIZE(groups); ++count) {
+    if (count == groups_.size()) {
+      groups_.emplace_back();
+      known_.emplace_back();
+    }
+    const auto group = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(groups, count));
+    const bool left_out = count < static_cast<std::size_t>(first);
+    if (!left_out && is_unchanged(group.ptr(), count)) continue;
+    known_[count].clear();
+    groups_[count] = left_out ? Group{.algorithm = &algorithm_}
+                              : read_group(group.ptr(), static_cast<int>(count));
+    if (!left_out) remember(group.ptr(), known_[count]);
+  }
+  groups_.resize(count);
+  known_.resize(count);
+  return groups_;
+}
+
+void GroupReader::let_go() {
+  for (Group& group : groups_) group.on_device.clear();
 }
 
 // Whether an option is there and true.

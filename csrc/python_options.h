@@ -12,32 +12,40 @@ class GroupReader {
  public:
   explicit GroupReader(const Algorithm& algorithm);
 
-  Group read(PyObject* group, int index);
+  // Reads a list of groups; those before `first` are left out. What it returns is good until the
+  // next call. Code of Python's may run meanwhile.
+  std::span<const Group> read(PyObject* groups, int first);
+
+  // Lets go of the tensors that were read.
+  void let_go();
 
  private:
   struct Slot {
     const HyperInfo& hyper;
     std::size_t key;  // position in keys_
   };
-  struct Place {
-    PyObject* key = nullptr;
-    std::size_t value = 0;
-  };
 
+  Group read_group(PyObject* group, int index);
+  bool is_unchanged(PyObject* group, std::size_t index);
   void look(PyObject* group);
+  void look_everywhere(PyObject* group);
+  void remember(PyObject* group, std::vector<py::object>& known);
   PyObject* find(PyObject* group, std::size_t key) const;
   bool is_set(PyObject* group, std::size_t key);
 
   static constexpr std::size_t kMaximize = 0;  // the first of keys_
   const Algorithm& algorithm_;
   std::vector<PyObject*> keys_;    // interned, each once
-  std::vector<PyObject*> values_;  // of keys_ in the group that was looked at, borrowed; and
-                                   // at the end a place for those of other keys
+  std::vector<PyObject*> values_;  // of keys_ in the group that was looked at, borrowed
   std::vector<Slot> slots_;        // by hyper-parameter
   std::vector<int> option_keys_;   // positions in keys_ by state, or -1
-  // The keys of the group before, in their order, and which of values_ belongs to them: groups
-  // nearly always have the same keys in the same order.
-  std::vector<Place> layout_;
+  // Where PyDict_Next() found each of keys_ in the group before, or -1: groups nearly always have
+  // the same keys in the same order.
+  std::vector<Py_ssize_t> positions_;
+  std::vector<Group> groups_;  // as read last
+  // The values that each was read from, owned: no other object can have the address of one. Empty
+  // where one of them can change.
+  std::vector<std::vector<py::object>> known_;
 };
 
 }  // namespace onepass

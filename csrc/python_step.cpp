@@ -58,7 +58,8 @@ class PythonStep::Session {
   Session& operator=(const Session&) = delete;
   ~Session() {
     owner_.plan_.clear();
-    owner_.groups_.clear();
+    owner_.reader_.let_go();
+    owner_.groups_ = {};
     owner_.scaler_ = {};
     owner_.stateless_.clear();
     owner_.busy_ = false;
@@ -165,11 +166,13 @@ bool PythonStep::rehearse(const py::list& groups, const py::dict& state,
   return prepare(groups.ptr(), state.ptr(), new_state);
 }
 
-// Gathers and validates everything. States are made on the way, and kept if nothing is refused.
+// Gathers and validates everything. All options are read before the first tensor is borrowed:
+// reading them may run Python code, in which anything may be let go of or change. States are made
+// on the way, and kept if nothing is refused.
 bool PythonStep::prepare(PyObject* groups, PyObject* state, const py::function& new_state) {
   first_group_ = 0;
   new_.clear();
-  read_groups(groups);
+  groups_ = reader_.read(groups, first_group_);
   if (!gather(groups, state, Look::kAtGradients)) return false;
   NewStates new_states(state);
   if (!stateless_.empty()) {
@@ -188,20 +191,9 @@ void PythonStep::check(const py::list& groups, const py::dict& state, int first_
   const Session session(*this);
   scaler_ = {};
   first_group_ = first_group;
-  read_groups(groups.ptr());
+  groups_ = reader_.read(groups.ptr(), first_group_);
   gather(groups.ptr(), state.ptr(), Look::kAtStates);
   plan_.validate(ParameterNames(groups.ptr()));
-}
-
-// All options are read before the first tensor is borrowed: reading them may run Python code, in
-// which anything may be let go of or change.
-void PythonStep::read_groups(PyObject* groups) {
-  groups_.clear();
-  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(groups); ++i) {
-    const auto group = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(groups, i));
-    groups_.push_back(i < first_group_ ? Group{.algorithm = &algorithm_}
-                                       : reader_.read(group.ptr(), static_cast<int>(i)));
-  }
 }
 
 bool PythonStep::gather(PyObject* groups, PyObject* state, Look look) {
@@ -282,7 +274,8 @@ Tensors& PythonStep::add_parameter(const at::Tensor& param, PyObject* state, con
     tensors.numbers[k] = tensor_under(number_keys_[k], algorithm_.numbers[k].name);
   const unsigned all_present = groups_[subject.group].present;
   // What the state of nearly every parameter holds, and no logs of decay.
-  const auto usual = algorithm_.counts_steps + number_keys_.size() + std::popcount(all_present);
+  const auto usual =
+      algorithm_.counts_steps + number_keys_.size() + groups_[subject.group].state_count;
   if (algorithm_.kept_without_gradient != nullptr &&
       PyDict_GET_SIZE(state) > static_cast<Py_ssize_t>(usual) &&
       get(state, decay_log_key_) != nullptr)

@@ -40,7 +40,6 @@ class PythonStep {
   enum class Look { kAtGradients, kAtStates };
   class Session;
 
-  void read_groups(PyObject* groups);
   bool read_scaler(const py::object& grad_scale, const py::object& found_inf);
   bool read_scaler_on_cpu();
   const at::Tensor* count_of(const at::Tensor& state, bool is_new);
@@ -60,7 +59,7 @@ class PythonStep {
   bool busy_ = false;
   Scaler scaler_;
   int first_group_ = 0;
-  std::vector<Group> groups_;
+  std::span<const Group> groups_;
   std::vector<std::pair<py::object, py::object>> stateless_;  // (parameter, its group)
   std::vector<PyObject*> new_;  // the parameters whose state was made for this step, in order
   std::size_t next_new_ = 0;    // which of them comes next

@@ -63,6 +63,7 @@ def tests(file: str, *names: str) -> tuple[str, ...]:
 
 
 CATCH_UP = tests("sparse_decay", "after_catch_up_adamw_is_dense_adamw")
+READ_ANEW = tests("never_stale", "options_are_read_anew_however_they_change")
 CLAIMS = tests(
     "claims",
     "claim_2_without_memory_adam_steps_by_the_sign",
@@ -220,6 +221,9 @@ MEMORY = (
           "= groups_[0];\n  const std::size_t count", GROUPS),
     Fault("a kept task keeps its gradient", CHECKS,
           "task.grad.data = const_cast<std::byte*>(spans[1].begin);", "", PARITY),
+    Fault("a list of options is taken for what it was", "csrc/python_options.cpp",
+          "  if (PyTuple_CheckExact(object)) {", "  if (PyList_Check(object)) return true;\n"
+          "  if (PyTuple_CheckExact(object)) {", READ_ANEW),
     Fault("a damped first momentum", "csrc/rules/sgd.h", "first ? 1.0 : 1.0 - h.dampening",
           "1.0 - h.dampening", SGD_STEPS),
     Fault("every momentum is the first", STEP,

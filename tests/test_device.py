@@ -129,7 +129,7 @@ def test_every_alignment_and_every_length_of_the_edge(device: Device) -> None:
 @each_device
 def test_one_tensor_or_thousands_with_empty_ones_anywhere(device: Device) -> None:
     draw = random.Random(0)
-    for count in (1, 2, 3, 3000 if device in (CUDA, HERE) else 100):
+    for count in (1, 2, 3, 1000 if device in (CUDA, HERE) else 100):
         for name in ("AdamW", "LAMB"):
             case = of(name)
             sizes = [draw.choice((0, 0, 1, 3, 7, 64, 300)) for _ in range(count)]

@@ -203,3 +203,54 @@ def test_frozen_and_unfrozen_parameters_step_as_in_torch(case: Case) -> None:
                 second_of(optimizer).grad = None
             optimizer.step()
         assert_alike(ours, theirs, number)
+
+
+def in_lists(optimizer: Any) -> None:
+    for group in optimizer.param_groups:
+        group.update({key: list(value) for key, value in group.items() if key == "betas"})
+
+
+def edit_lists(optimizer: Any) -> None:
+    for group in optimizer.param_groups:
+        for value in (value for key, value in group.items() if key == "betas"):
+            value[0] = 0.25
+
+
+def move_lr_to_the_end(optimizer: Any) -> None:
+    group = optimizer.param_groups[0]
+    group["lr"] = group.pop("lr") / 4  # there are as many keys as before
+
+
+def reverse_keys(optimizer: Any) -> None:
+    optimizer.param_groups[0] = dict(reversed(optimizer.param_groups[0].items()))
+
+
+def other_groups(optimizer: Any) -> None:
+    """First there is one, then there are two again, which hold the very same objects."""
+    first, second = optimizer.param_groups
+    optimizer.param_groups = [second]
+    take_steps(optimizer, 1, 99)
+    optimizer.param_groups = [second, first]
+
+
+OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    in_lists,
+    edit_lists,
+    lambda o: o.param_groups[0].update(lr=1),
+    move_lr_to_the_end,
+    reverse_keys,
+    other_groups,
+    lambda o: o.param_groups[1].update(lr=0.125),
+)
+
+
+@each_torch_case
+def test_options_are_read_anew_however_they_change(case: Case) -> None:
+    ours, theirs = both(case)
+    for optimizer in (ours, theirs):
+        new_groups(optimizer)
+        for number, change in enumerate(OPTIONS):
+            take_steps(optimizer, 1, number)
+            change(optimizer)
+        take_steps(optimizer, 2, len(OPTIONS))
+    assert_alike(ours, theirs)

@@ -15,6 +15,8 @@ from packaging.tags import sys_tags
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKEND = ROOT / "build_backend"
+# One is enough to see that the sources are there, and the same for all: it is compiled once.
+ARCHITECTURES = {"TORCH_CUDA_ARCH_LIST": "9.0"}
 
 
 def run(*command, **settings) -> str:
@@ -53,7 +55,7 @@ class Scratch:
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
         # For builds without isolation: ninja, without which all would be compiled again.
         path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-        env = path | settings.pop("env", {})
+        env = path | ARCHITECTURES | settings.pop("env", {})
         return run(*pip, "--python", self.python, *arguments, cwd=self.source, env=env, **settings)
 
     def packages(self) -> dict[str, str]:
@@ -70,8 +72,7 @@ def scratch(tmp_path_factory):
 def installed(scratch):
     """What pip said while installing, and the packages before it."""
     before = scratch.packages()
-    archs = {"TORCH_CUDA_ARCH_LIST": "9.0"}  # one is enough to see that the sources are there
-    return scratch.pip("install", "-v", ".", env=archs), before
+    return scratch.pip("install", "-v", "."), before
 
 
 @pytest.mark.slow
