@@ -229,3 +229,20 @@ def test_c15_float16_parameters_stay_finite_under_tiny_gradients(case):
             if RULES[case.ours.rule].sums:  # steps are as long as the parameter
                 limit *= 3 * max(1.0, float(before.norm()))
             assert (abs(param.detach().float() - before) <= limit).all()
+
+
+@pytest.mark.parametrize(
+    ("cls", "option"), [(onepass.NAdam, "momentum_decay"), (onepass.ASGD, "alpha")]
+)
+def test_an_exponent_that_no_integer_holds_is_merely_large(cls: Any, option: str) -> None:
+    """0.96 to the power of a million is 0, and 1.1 to it is infinite, as to any that is larger."""
+    ends = []
+    for exponent in (1e6, 1e19, 1e20, 1e300):
+        param = torch.ones(3, requires_grad=True)
+        param.grad = torch.tensor([1.0, -2.0, 3.0])
+        more = {"lambd": 1.0} if cls is onepass.ASGD else {}
+        optimizer = cls([param], lr=0.1, **{option: exponent}, **more)
+        for _ in range(3):
+            optimizer.step()
+        ends.append(param.detach())
+    assert all(same_bits(end, ends[0]) for end in ends[1:])

@@ -136,7 +136,9 @@ struct DecayedMeans : Rule {
 // is not that of another.
 ONEPASS_FN double power(double base, double exponent) {
   double result = 1.0, square = base;
-  const auto whole = static_cast<unsigned long long>(exponent);
+  // Beyond 2^63 a power is what it is at 2^63: 0, 1 or infinite. No integer holds such an exponent,
+  // and what a conversion makes of it is another number on every architecture.
+  const auto whole = exponent < 0x1p63 ? static_cast<unsigned long long>(exponent) : 1ull << 63;
   for (auto bits = whole; bits != 0; bits >>= 1) {
     if ((bits & 1) != 0) result *= square;
     square *= square;
