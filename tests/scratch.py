@@ -68,6 +68,14 @@ def units() -> list[Path]:
     return sorted(file.relative_to(ROOT) for file in ROOT.glob("csrc/**/*.cpp"))
 
 
+def built_object(unit: Path) -> Path | None:
+    """Returns the object that the build made of a unit, or None where a source is newer."""
+    built = BUILD / unit.with_suffix(".o")
+    sources = _files_of(ROOT / unit)
+    is_new = built.exists() and built.stat().st_mtime > max(s.stat().st_mtime for s in sources)
+    return built if is_new else None
+
+
 class Scratch:
     """One copy of the checkout."""
 
@@ -90,7 +98,7 @@ class Scratch:
     def compile(self, unit: Path) -> Path:
         made = self.folder / "objects" / unit.with_suffix(".o")
         made.parent.mkdir(parents=True, exist_ok=True)
-        before, after = _flags(self.folder)
+        before, after = flags(self.folder)
         _call([*before, self.folder / unit, "-o", made, *after, "-O1"])
         return made
 
@@ -98,7 +106,7 @@ class Scratch:
         libraries = Path(torch.__file__).parent / "lib"
         names = ("c10", "torch", "torch_cpu", "torch_python")
         module = self.folder / "python" / "onepass" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
-        compiler = _flags(self.folder)[0][0]
+        compiler = flags(self.folder)[0][0]
         given = [f"-L{libraries}", *(f"-l{name}" for name in names), "-o", module]
         _call([compiler, "-shared", *objects, *_kernels(), *given])
 
@@ -149,8 +157,7 @@ class Base:
 
     def object_of(self, unit: Path) -> Path:
         """Returns the object of a unit without a fault."""
-        built = BUILD / unit.with_suffix(".o")
-        if built.exists() and built.stat().st_mtime > max(map(_mtime, _files_of(ROOT / unit))):
+        if (built := built_object(unit)) is not None:
             return built
         folder = self.folder()
         return Path(self.once(f"object {unit}", lambda: str(_opened(folder).compile(unit))))
@@ -179,10 +186,6 @@ def _opened(folder: Path) -> Scratch:
     return scratch
 
 
-def _mtime(file: Path) -> float:
-    return file.stat().st_mtime
-
-
 def _files_of(file: Path) -> set[Path]:
     """Returns a source and all of ours that it includes, by whatever way."""
     found, left = set(), [file.resolve()]
@@ -198,11 +201,14 @@ def _files_of(file: Path) -> set[Path]:
     return found
 
 
-def _flags(folder: Path) -> tuple[list[str], list[str]]:
-    """Returns the compiler and its flags, those before and those after the file's name."""
+def flags(folder: Path = ROOT) -> tuple[list[str], list[str]]:
+    """Returns the compiler and its flags, those before and those after the file's name.
+
+    Those after it are what setup.py gives.
+    """
     file = BUILD / "build.ninja"
     if not file.exists():
-        raise FileNotFoundError(f"{file}: the faults are compiled as onepass was; make test first")
+        raise FileNotFoundError(f"{file}: tests compile as onepass was compiled; make test first")
     found = dict(re.findall(r"^(\w+) = (.*)$", file.read_text(), re.MULTILINE))
     before = shlex.split(found["cxx"]) + shlex.split(found["cflags"])
     ours = {f"-I{ROOT / 'csrc'}": f"-I{folder / 'csrc'}"}
