@@ -58,6 +58,13 @@ def offline_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+@pytest.fixture
+def without_compiler() -> Iterator[None]:
+    """Lets torchao step by the code that it otherwise compiles: seconds for each set of options."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
 # The rows of the table that differ in kind: no step count, optional states, the usual, and numbers
 # that a parameter shares. Of what is `thorough`, `make test` runs these, `test-all` the others.
 KINDS = {"SGD", "RMSprop", "AdamW", "NAdam"}
