@@ -13,6 +13,9 @@ JOBS ?= 2
 
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
+PEERS := build/peers
+WITH_PEERS := REQUIRE_PEERS=1 PYTHONPATH=$(PEERS) TORCH_EXTENSIONS_DIR=$(PEERS)/extensions \
+  PATH="$(abspath $(BIN)):$$PATH"
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/pytest -n $(JOBS) --dist loadgroup
 SOURCES := setup.py pyproject.toml $(wildcard build_backend/*.py csrc/*.* csrc/*/*.*)
@@ -31,10 +34,18 @@ test: $(STAMPS)/test
 	$(PYTEST) --timeout 300 -m "not slow"
 
 # What `make test` leaves out; it is not repeated here.
-test-all: test-slow test-sanitized cuda-check lint
+test-all: test-slow test-peers test-sanitized cuda-check lint
 
 test-slow: $(STAMPS)/test
-	$(PYTEST) --timeout 900 -m slow
+	$(PYTEST) --timeout 900 -m "slow and not peers"
+
+# docs/migration.md against other libraries, which stand apart so that no other test sees them.
+test-peers: $(STAMPS)/test $(STAMPS)/peers
+	$(WITH_PEERS) $(PYTEST) --timeout 300 -m "peers and not deepspeed" $(wildcard tests/test_migration*.py)
+
+# Left out of test-all: DeepSpeed compiles for minutes what its classes for the CPU need.
+test-deepspeed: $(STAMPS)/test $(STAMPS)/peers
+	$(WITH_PEERS) $(PYTEST) --timeout 900 -m deepspeed $(wildcard tests/test_migration*.py)
 
 # ASan must come first in the process, and libstdc++ with it, or C++ exceptions end the process.
 # Leaks are not looked for: Python and torch leave much on purpose.
@@ -88,6 +99,10 @@ $(STAMPS)/demo $(STAMPS)/test $(STAMPS)/cuda-check $(STAMPS)/bench $(STAMPS)/lin
 	$(PIP) install -q -e '.[$(notdir $@)]'
 	touch $@
 
+$(STAMPS)/peers: benchmarks/requirements-peers.txt | $(STAMPS)/test
+	$(PIP) install -q --no-deps --upgrade --target $(PEERS) -r $<
+	touch $@
+
 FORCE:
 .NOTPARALLEL:
-.PHONY: help demo gallery test test-all test-slow test-sanitized cuda-check bench lint format clean FORCE
+.PHONY: help demo gallery test test-all test-slow test-peers test-deepspeed test-sanitized cuda-check bench lint format clean FORCE
