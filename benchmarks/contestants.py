@@ -109,9 +109,7 @@ PEERS = (
         settings={"Adam": {"adamw_mode": False}, "AdamW": {"adamw_mode": True}},
     ),
     Contestant("optimi", "optimi"),
-    Contestant(
-        "torchao", "torchao.optim", classes={"Adam": "_Adam", "AdamW": "_AdamW"}, most_tensors=200
-    ),
+    Contestant("torchao", "torchao.optim", classes={"AdamW": "_AdamW"}, most_tensors=200),
     Contestant("bitsandbytes", "bitsandbytes.optim"),
     Contestant("pytorch-optimizer", "pytorch_optimizer", classes={"LAMB": "Lamb"}),
 )
