@@ -12,6 +12,7 @@ from benchmarks import (
     host,
     memory,
     overhead,
+    page,
     results,
     startup,
     step,
@@ -32,6 +33,7 @@ app.command("training")(training.command)
 app.command("embedding")(embedding.command)
 app.command("gpu")(gpu.command)
 app.command("host")(host.command)
+app.command("page")(page.command)
 
 
 @app.callback()

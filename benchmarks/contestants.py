@@ -177,9 +177,10 @@ def fresh_compiler() -> Iterator[None]:
 
 
 def find_attribute(module: str, name: str) -> Any:
-    """`module.name`, or Absent."""
+    """`module.name`, where name may have dots, or Absent."""
+    *parts, last = f"{module}.{name}".split(".")
     try:
-        return getattr(importlib.import_module(module), name)
+        return getattr(importlib.import_module(".".join(parts)), last)
     except (ImportError, AttributeError) as error:
         raise Absent(f"{module}.{name} not found ({type(error).__name__})") from error
 

@@ -1,0 +1,88 @@
+"""`page`: the tables of docs/performance.md, written from the newest results.
+
+A block of the page begins with a line that names a benchmark as its results do:
+
+    <!-- results: step AdamW promised float32, 2 threads -->
+
+and ends with `<!-- end -->`; what stands between is written here.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from benchmarks import report, results, rows
+from benchmarks.contestants import OURS
+
+PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+BLOCK = re.compile(r"(<!-- results: (.*), (\d+) threads? -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def command() -> None:
+    """Write the newest results into docs/performance.md."""
+    PAGE.write_text(render(PAGE.read_text()))
+
+
+def render(page: str, folder: Path = results.FOLDER) -> str:
+    """The page with every block written anew."""
+
+    def block(found: re.Match[str]) -> str:
+        path, result = newest(found[2], int(found[3]), folder)
+        return found[1] + "\n".join(lines_of(path, result)) + "\n" + found[4]
+
+    return BLOCK.sub(block, page)
+
+
+def newest(benchmark: str, threads: int, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The last results of a benchmark on so many threads."""
+    for path in sorted(folder.glob(f"{benchmark.split()[0]}-*.json"), reverse=True):
+        result = json.loads(path.read_text())
+        if result["benchmark"] == benchmark and result["machine"]["threads"] == threads:
+            return path, result
+    raise typer.BadParameter(f"no results of '{benchmark}' on {threads} threads; run it first")
+
+
+def lines_of(path: Path, result: dict[str, Any]) -> Iterator[str]:
+    """Where the results came from, a table, who was left out, and the plot if there is one."""
+    info = result["machine"]
+    yield f"{info['cpu']}, {info['cores']} cores, torch {info['torch']}, {info['date'][:10]}"
+    yield f"([data](../benchmarks/results/{path.name}))."
+    yield from ("", *(plain(result["rows"]) if result.get("rows") else ratios(result)), "")
+    if absent := [line for line in report.remarks(result) if line.startswith("Skipped")]:
+        yield from ("<details><summary>Who is left out where, and why</summary>", "")
+        yield from (f"- {line.removeprefix('Skipped: ')}" for line in absent)
+        yield from ("", "</details>", "")
+    if path.with_suffix(".png").exists():
+        yield from (f"![{result['benchmark']}](../benchmarks/results/{path.stem}.png)", "")
+
+
+def ratios(result: dict[str, Any]) -> Iterator[str]:
+    """Our time of each workload, and how many times as fast as each of the others that is."""
+    works = result["workloads"]
+    rivals = list(dict.fromkeys(name for work in works for name in work["onepass_over"]))
+    yield from header("", "onepass", *rivals)
+    for work in works:
+        cells = [work["onepass_over"].get(rival) for rival in rivals]
+        ours = report.duration(work["warm"][OURS]["seconds"]["median"])
+        yield row(work["name"], ours, *(f"{cell['median']:.3g}" if cell else "" for cell in cells))
+
+
+def plain(table: list[rows.Row]) -> Iterator[str]:
+    """Results that are a table already, without columns that are empty."""
+    keys = [key for key in table[0] if any(line[key] not in (None, "") for line in table)]
+    yield from header(*keys)
+    for line in table:
+        yield row(*(rows.shown(line[key]) for key in keys))
+
+
+def header(*cells: str) -> Iterator[str]:
+    yield row(*cells)
+    yield "|---" * len(cells) + "|"
+
+
+def row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,63 @@
+"""docs/performance.md says what the results say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+
+from benchmarks import page
+from benchmarks.contestants import OURS
+
+BLOCK = "before\n<!-- results: {}, {} -->\nold\n<!-- end -->\nafter\n"
+MACHINE = {"cpu": "a processor", "cores": 2, "threads": 2, "torch": "2.13.0", "date": "2026-01-02"}
+
+
+def save(folder: Path, stem: str, **content: object) -> None:
+    result = {"machine": MACHINE, "benchmark": "step one", "workloads": [], **content}
+    (folder / f"{stem}.json").write_text(json.dumps(result))
+
+
+def work(seconds: float, over: dict[str, float], absent: dict[str, str]) -> dict[str, object]:
+    return {
+        "name": "4 Ki",
+        "warm": {OURS: {"seconds": {"median": seconds}}},
+        "onepass_over": {rival: {"median": ratio} for rival, ratio in over.items()},
+        "absent": absent,
+        "compile_seconds": {},
+        "bystanders": 0.0,
+    }
+
+
+def test_the_page_is_written_from_the_newest_results() -> None:
+    text = page.PAGE.read_text()
+    assert page.render(text) == text, "run: python -m benchmarks page"
+    assert page.BLOCK.search(text)
+
+
+def test_ratios_become_a_table_with_who_was_left_out(tmp_path: Path) -> None:
+    save(tmp_path, "step-1", workloads=[work(1.0, {"old": 1.0}, {})])
+    save(tmp_path, "step-2", workloads=[work(2e-6, {"torch": 3.25}, {"nobody": "not there"})])
+    save(tmp_path, "step-3", benchmark="step two")
+    (tmp_path / "step-2.png").touch()
+    written = page.render(BLOCK.format("step one", "2 threads"), tmp_path)
+    assert written.startswith("before\n<!-- results: step one, 2 threads -->\na processor, 2 cores")
+    assert written.endswith("<!-- end -->\nafter\n") and "old" not in written
+    assert "|  | onepass | torch |\n|---|---|---|\n| 4 Ki | 2.00 us | 3.25 |\n" in written
+    assert "- nobody: not there" in written and "results/step-2.png" in written
+
+
+def test_rows_become_a_table_without_empty_columns(tmp_path: Path) -> None:
+    rows = [{"who": "a", "ms": 1.23456, "met": True, "why": None}]
+    save(tmp_path, "step-1", rows=rows)
+    written = page.render(BLOCK.format("step one", "2 threads"), tmp_path)
+    assert "| who | ms | met |\n|---|---|---|\n| a | 1.235 | met |\n" in written
+
+
+@pytest.mark.parametrize("threads", ["1 thread", "3 threads"])
+def test_results_of_another_number_of_threads_are_not_taken(tmp_path: Path, threads: str) -> None:
+    save(tmp_path, "step-1")
+    with pytest.raises(typer.BadParameter, match="run it first"):
+        page.render(BLOCK.format("step one", threads), tmp_path)
