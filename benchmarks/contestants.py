@@ -119,6 +119,7 @@ ADAM = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8}
 HYPERS: dict[str, dict[str, Any]] = {
     "Adam": ADAM,
     "AdamW": {**ADAM, "weight_decay": 1e-2},
+    "Adan": {"lr": 1e-3},
     "Lion": {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0},
     "RAdam": {"lr": 1e-3},
     "SGD": {"lr": 1e-3, "momentum": 0.9},
@@ -220,9 +221,9 @@ def line_up(contestants: Iterable[Contestant], algorithm: str, work: Workload) -
             optimizer = contestant.make(algorithm, params)
             step, seconds = contestant.start(optimizer)
             time_batch(step, COMPARED - STARTING)
-            compare(contestant, params, reference or params)
-        except Absent as reason:
-            made.absent[contestant.name] = str(reason)
+            check_same(contestant.name, params, reference or params)
+        except Exception as error:
+            made.absent[contestant.name] = reason_of(contestant, error)
             continue
         reference = reference or params
         made.steps[contestant.name] = step
@@ -242,14 +243,15 @@ def check_fits(contestant: Contestant, work: Workload) -> None:
         raise Absent(f"needs {needed / (1 << 30):.1f} GiB of memory, more than there is left")
 
 
-def compare(contestant: Contestant, params: ParamGroups, reference: ParamGroups) -> None:
-    """Raise Absent where another project computes something else, an error where torch does."""
-    try:
-        check_same(contestant.name, params, reference)
-    except AssertionError as error:
-        if contestant.module in ("onepass", "torch.optim"):
-            raise
-        raise Absent("computes something else") from error
+def reason_of(contestant: Contestant, error: Exception) -> str:
+    """Why a contestant is absent; an error of ours or of torch's is one of the benchmark's."""
+    if isinstance(error, Absent):
+        return str(error)
+    if contestant.module in ("onepass", "torch.optim"):
+        raise error
+    if isinstance(error, AssertionError):
+        return "computes something else"
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def count_states(optimizer: torch.optim.Optimizer) -> int:
