@@ -27,6 +27,13 @@ from build_backend.toolchain import cuda_home
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / f"release-{sysconfig.get_config_var('SOABI')}"
 PARTS = ("csrc", "python", "tests")
+CHEAPER = "-O1"
+TORCH_HEADERS = (
+    "torch/csrc/autograd/python_variable.h",
+    "ATen/Functions.h",
+    "ATen/core/dispatch/Dispatcher.h",
+    "torch/library.h",
+)
 # An editable install puts the checkout on the path of every process: this stops a run on it.
 GUARD = """
 from pathlib import Path
@@ -76,6 +83,11 @@ def built_object(unit: Path) -> Path | None:
     return built if is_new else None
 
 
+def uses_torch(unit: Path) -> bool:
+    """Returns whether a unit reads many of torch's headers: those of the loops read none."""
+    return unit.parent == Path("csrc")
+
+
 class Scratch:
     """One copy of the checkout."""
 
@@ -95,11 +107,13 @@ class Scratch:
             raise LookupError(f"{file} holds {count} times, not once:\n{old}")
         path.write_text(text.replace(old, new))
 
-    def compile(self, unit: Path) -> Path:
+    def compile(self, unit: Path, header: Path | None = None) -> Path:
+        """Compiles a unit; most of the time goes into torch's headers, which may be given read."""
         made = self.folder / "objects" / unit.with_suffix(".o")
         made.parent.mkdir(parents=True, exist_ok=True)
         before, after = flags(self.folder)
-        _call([*before, self.folder / unit, "-o", made, *after, "-O1"])
+        given = ["-include", header] if header is not None and uses_torch(unit) else []
+        _call([*before, *given, self.folder / unit, "-o", made, *after, CHEAPER])
         return made
 
     def link(self, objects: Sequence[Path]) -> None:
@@ -155,12 +169,28 @@ class Base:
     def folder(self) -> Path:
         return Path(self.once("folder", lambda: str(Scratch(self.shared / "clean").folder)))
 
+    def header(self) -> Path:
+        """Returns a header of torch's beside which lies what the compiler has made of it."""
+
+        def read() -> str:
+            header = self.shared / "torch.h"
+            header.write_text("".join(f"#include <{name}>\n" for name in TORCH_HEADERS))
+            before, after = flags(ROOT)
+            compiler = [flag for flag in before if flag != "-c"]
+            made = header.with_suffix(".h.gch")
+            _call([*compiler, "-x", "c++-header", header, "-o", made, *after, CHEAPER])
+            return str(header)
+
+        return Path(self.once("header", read))
+
     def object_of(self, unit: Path) -> Path:
         """Returns the object of a unit without a fault."""
         if (built := built_object(unit)) is not None:
             return built
         folder = self.folder()
-        return Path(self.once(f"object {unit}", lambda: str(_opened(folder).compile(unit))))
+        return Path(
+            self.once(f"object {unit}", lambda: str(_opened(folder).compile(unit, self.header())))
+        )
 
     def failures(self, tests: Sequence[str]) -> list[str]:
         """Runs tests of one file without a fault; returns pytest's lines of failures."""

@@ -37,7 +37,7 @@ def test_c25_there_are_enough_faults() -> None:
 def test_c25_the_suite_notices(fault: Fault, base: Base, tmp_path: Path) -> None:
     scratch = Scratch(tmp_path / "scratch")
     scratch.plant(fault.file, fault.old, fault.new)
-    changed = {unit: scratch.compile(unit) for unit in fault.changes}
+    changed = {unit: scratch.compile(unit, base.header()) for unit in fault.changes}
     scratch.link([changed.get(unit) or base.object_of(unit) for unit in units()])
     failing = base.failures(selected(fault.tests[0].partition("::")[0]))
     wrong = [line for line in failing if any(test in line for test in fault.tests)]
