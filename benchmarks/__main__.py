@@ -46,7 +46,7 @@ def everything(
     rounds: Annotated[int, typer.Option(min=9, help="Rounds per workload.")] = 9,
     folder: Folder = results.FOLDER,
 ) -> None:
-    """All that a CPU can measure, with one and with all threads; takes most of an hour."""
+    """All that a CPU can measure, with one and with all threads; takes one to two hours."""
     for suite in ("promised", "models"):
         for threads in (0, 1):
             step.command(suite=suite, rounds=rounds, threads=threads, folder=folder)

@@ -19,7 +19,7 @@ from benchmarks import report, results, rows
 from benchmarks.contestants import OURS
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
-BLOCK = re.compile(r"(<!-- results: (.*), (\d+) threads? -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- results: ([^\n]*), (\d+) threads? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def command() -> None:
