@@ -37,7 +37,7 @@ def measure(work: Workload, settings: Settings) -> dict[str, Any]:
     """Step one workload with everyone, and a sweep over the same bytes."""
     lineup = line_up(CONTESTANTS, "AdamW", work)
     lineup.add_sweep(work)
-    return measuring.measure(work, lineup, settings, BASELINE, {})
+    return measuring.measure(work, lineup, settings, BASELINE, {}, times_cold=False)
 
 
 def save_plot(result: dict[str, Any], path: Path) -> None:

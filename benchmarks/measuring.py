@@ -44,10 +44,12 @@ def measure(
     baseline: str,
     promises: Mapping[str, float],
     counts_bytes: bool = True,
+    times_cold: bool = True,
 ) -> dict[str, Any]:
-    """Step one workload with everyone in the line-up, warm and cold."""
+    """Step one workload with everyone in the line-up, warm and, unless told not to, cold."""
     bystanders = machine.Bystanders()
-    warm, cold = warm_rounds(lineup.steps, settings), cold_rounds(lineup.steps, settings)
+    warm = warm_rounds(lineup.steps, settings)
+    cold = cold_rounds(lineup.steps, settings) if times_cold else {}
     bytes_moved = dict.fromkeys(
         lineup.steps if counts_bytes else (), work.elements * lineup.bytes_moved
     )

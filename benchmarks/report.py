@@ -71,16 +71,22 @@ def table(
 
 def cells(work: dict[str, Any], name: str) -> list[str]:
     """The numbers of one row."""
-    warm, cold = work["warm"][name], work["cold"][name]
-    speed = warm["bytes_per_second"]
+    speed = work["warm"][name]["bytes_per_second"]
     return [
-        duration(warm["seconds"]["median"]),
-        spread(warm["speedup"]) if name != work["baseline"] else "1",
-        duration(cold["seconds"]["median"]),
-        spread(cold["speedup"]) if name != work["baseline"] else "1",
+        *timed(work, "warm", name),
+        *timed(work, "cold", name),
         f"{speed / 1e9:.1f}" if speed else "",
         *promise(work, name),
     ]
+
+
+def timed(work: dict[str, Any], kind: str, name: str) -> list[str]:
+    """How long a step took, and how much faster than the baseline that is."""
+    if name not in work[kind]:
+        return ["", ""]
+    column = work[kind][name]
+    speed = spread(column["speedup"]) if name != work["baseline"] else "1"
+    return [duration(column["seconds"]["median"]), speed]
 
 
 def promise(work: dict[str, Any], rival: str) -> list[str]:
