@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import measuring, results, rows
-from benchmarks.contestants import BASELINE, FOR_LOOP, HYPERS, OPTIMIZERS, Contestant
+from benchmarks.contestants import BASELINE, FOR_LOOP, OPTIMIZERS, Contestant
 from benchmarks.measuring import Folder, Rounds, Threads
 from benchmarks.timing import Settings, Summary, no_garbage_collection, speedups, turns
 
@@ -125,5 +125,4 @@ def start(name: str, contestant: Contestant) -> Training:
     make_model, make_batch = MODELS[name]
     model = make_model()
     params = [{"params": list(model.parameters())}]
-    cls = contestant.find("AdamW")
-    return Training(model, make_batch(), cls(params, **HYPERS["AdamW"], **contestant.options))
+    return Training(model, make_batch(), contestant.make("AdamW", params))

@@ -127,9 +127,10 @@ PyObject* GroupReader::find(PyObject* group, std::size_t key) const {
   return values_[key] != nullptr ? values_[key] : get(group, keys_[key]);
 }
 
-Group GroupReader::read_group(PyObject* group, int index) {
+Group GroupReader::read_group(PyObject* group, int index, std::vector<py::object>& known) {
   TORCH_CHECK_TYPE(PyDict_Check(group), "parameter group ", index, " must be a dict");
   look(group);
+  remember(group, known);  // first: reading what can change may run code that changes more
   Group read{.algorithm = &algorithm_, .maximize = is_set(group, kMaximize)};
   for (std::size_t k = 0; k < slots_.size(); ++k) {
     const Slot& slot = slots_[k];
@@ -188,9 +189,10 @@ std::span<const Group> GroupReader::read(PyObject* groups, int first) {
     const bool left_out = count < static_cast<std::size_t>(first);
     if (!left_out && is_unchanged(group.ptr(), count)) continue;
     known_[count].clear();
+    std::vector<py::object> known;
     groups_[count] = left_out ? Group{.algorithm = &algorithm_}
-                              : read_group(group.ptr(), static_cast<int>(count));
-    if (!left_out) remember(group.ptr(), known_[count]);
+                              : read_group(group.ptr(), static_cast<int>(count), known);
+    known_[count] = std::move(known);
   }
   groups_.resize(count);
   known_.resize(count);

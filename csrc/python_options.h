@@ -25,7 +25,7 @@ class GroupReader {
     std::size_t key;  // position in keys_
   };
 
-  Group read_group(PyObject* group, int index);
+  Group read_group(PyObject* group, int index, std::vector<py::object>& known);
   bool is_unchanged(PyObject* group, std::size_t index);
   void look(PyObject* group);
   void look_everywhere(PyObject* group);

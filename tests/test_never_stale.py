@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import onepass
 from onepass.rules import RULES
 from tests.cases import Case
 from tests.oracle import assert_steps_right, state_names
@@ -254,3 +255,21 @@ def test_options_are_read_anew_however_they_change(case: Case) -> None:
             change(optimizer)
         take_steps(optimizer, 2, len(OPTIONS))
     assert_alike(ours, theirs)
+
+
+def test_options_that_change_one_another_while_they_are_read_are_read_again() -> None:
+    param = torch.zeros(1, requires_grad=True)
+    optimizer = onepass.SGD([param], lr=0.5)
+    (group,) = optimizer.param_groups
+
+    class Rate:
+        def __float__(self) -> float:
+            group.update(lr=0.25, maximize=True)
+            return 0.5
+
+    group["lr"] = Rate()
+    param.grad = torch.ones(1)
+    optimizer.step()
+    before = param.item()
+    optimizer.step()
+    assert param.item() == before + 0.25
