@@ -188,8 +188,8 @@ std::span<const Group> GroupReader::read(PyObject* groups, int first) {
     const auto group = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(groups, count));
     const bool left_out = count < static_cast<std::size_t>(first);
     if (!left_out && is_unchanged(group.ptr(), count)) continue;
-    known_[count].clear();
-    std::vector<py::object> known;
+    std::vector<py::object> known = std::move(known_[count]);
+    known.clear();
     groups_[count] = left_out ? Group{.algorithm = &algorithm_}
                               : read_group(group.ptr(), static_cast<int>(count), known);
     known_[count] = std::move(known);
