@@ -1,5 +1,6 @@
 // The native module onepass._C.
 #include <ATen/Parallel.h>
+#include <ATen/record_function.h>
 #include <torch/csrc/Exceptions.h>
 
 #include "cuda/runtime.h"
@@ -76,6 +77,11 @@ py::list rules() {
                          py::arg("states") = described(row.states), py::arg("hypers") = hypers));
   }
   return rows;
+}
+
+// Whether somebody asked to be told of what Python names by record_function.
+bool is_profiled() {
+  return at::getStepCallbacksUnlessEmpty(at::RecordScope::USER_SCOPE).has_value();
 }
 
 // What each of `parts` equal stretches of the line of tensors holds: (tensor, begin, end).
@@ -174,6 +180,7 @@ PYBIND11_MODULE(_C, m) {
     catch_up(param, {&sum, &at_row});
   });
   m.def("dispatch_mode_is_active", &dispatch_mode_is_active);
+  m.def("is_profiled", &is_profiled);
   m.def("build_info", &build_info);
   m.def("rules", &rules);
   m.def("set_instruction_set", &set_instruction_set, py::arg("name"));

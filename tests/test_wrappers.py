@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -167,3 +168,74 @@ def test_a_wrapped_step_method_is_still_the_step(case: Case) -> None:
     assert_same(snapshot(optimizer), snapshot(plain))
     set_grads(params_of(optimizer), 1)
     assert copy.deepcopy(optimizer).step != counted
+
+
+# ---- hooks and profilers, for which torch wraps step()
+
+
+def noted(optimizer: Any) -> list[str]:
+    """Returns the list in which hooks around the optimizer's steps will note that they ran."""
+    fired: list[str] = []
+    optimizer.register_step_pre_hook(lambda *_: fired.append("pre"))
+    optimizer.register_step_post_hook(lambda *_: fired.append("post"))
+    return fired
+
+
+@each_case
+def test_hooks_fire_once_around_the_step_of_a_subclass(case: Case) -> None:
+    case.ours(make_params(((3,),)))  # the first of a class is when torch wraps its step
+
+    class Twice(case.ours):  # type: ignore[misc]
+        def step(self, closure: Any = None) -> Any:
+            super().step(closure)
+            return super().step(closure)
+
+    optimizer = Twice(make_params(((3,),)))
+    fired = noted(optimizer)
+    set_grads(params_of(optimizer), 1)
+    optimizer.step()
+    assert fired == ["pre", "post"]
+
+
+@each_case
+def test_hooks_fire_where_the_step_of_the_class_was_replaced(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = case.ours.step
+    monkeypatch.setattr(case.ours, "step", functools.wraps(step)(lambda self: step(self)))
+    optimizer = case.ours(make_params(((3,),)))
+    fired = noted(optimizer)
+    optimizer.step()
+    assert fired == ["pre", "post"]
+
+
+@each_case
+def test_a_hook_sees_the_arguments_that_step_was_given(case: Case) -> None:
+    optimizer, seen = case.ours(make_params(((3,),))), []
+    optimizer.register_step_pre_hook(lambda _, *given: seen.append(given))
+    optimizer.step()
+    optimizer.step(None)
+    optimizer.step(closure=None)
+    assert seen == [((optimizer,), {}), ((optimizer, None), {}), ((optimizer,), {"closure": None})]
+
+
+@each_case
+def test_torchs_wrapper_is_entered_where_a_hook_or_a_profiler_watches_and_only_there(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimizer, entered = case.ours(make_params(((3,),))), []
+    make = torch.autograd.profiler.record_function
+    monkeypatch.setattr(
+        torch.autograd.profiler, "record_function", lambda name: entered.append(name) or make(name)
+    )
+    optimizer.step()
+    assert not entered
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
+        optimizer.step()
+    assert entered == [f"Optimizer.step#{case.ours.__name__}.step"]
+    hook = optimizer.register_step_post_hook(lambda *_: None)
+    optimizer.step()
+    assert len(entered) == 2
+    hook.remove()
+    optimizer.step()
+    assert len(entered) == 2

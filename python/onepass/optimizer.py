@@ -28,6 +28,7 @@ from .state import (
     state_dtype,
     wrap_states,
 )
+from .watched import watched
 
 
 class OnePass(Optimizer):
@@ -41,6 +42,7 @@ class OnePass(Optimizer):
     _extras: dict[str, Any]
     _captured_unasked = False  # torch's class knows no `capturable` and never refuses a capture
 
+    @watched
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Takes one step.
 
