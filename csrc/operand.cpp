@@ -128,7 +128,7 @@ void check_one_number(const at::TensorBase& tensor, const Subject& subject) {
 
 }  // namespace
 
-bool needs_dispatcher(const at::TensorBase& tensor) {
+bool unusual_needs_dispatcher(const at::TensorBase& tensor) {
   return tensor.key_set().has_any(kDispatched);
 }
 

@@ -41,10 +41,6 @@ struct Span {
 
 enum class Access { kRead, kWrite };
 
-// Neither a strided tensor of this library's devices nor a lazily conjugated one: a subclass, a
-// functorch wrapper, a fake tensor. What runs such tensors is the torch op.
-bool needs_dispatcher(const at::TensorBase& tensor);
-
 // A conjugated, negated or all-zero tensor that holds its value only implicitly.
 bool is_lazy(const at::TensorBase& tensor);
 
@@ -64,26 +60,40 @@ inline bool is_usual(const c10::TensorImpl& tensor, c10::DispatchKeySet keys) {
   return tensor.key_set() == keys && tensor.is_contiguous();
 }
 
-// Passes at one go what the checks below pass one by one: usual tensors of one type and shape.
+// Neither a strided tensor of this library's devices nor a lazily conjugated one: a subclass, a
+// functorch wrapper, a fake tensor. What runs such tensors is the torch op.
+bool unusual_needs_dispatcher(const at::TensorBase& tensor);
+inline bool needs_dispatcher(const at::TensorBase& tensor) {
+  return tensor.key_set() != kUsualOnCpu && unusual_needs_dispatcher(tensor);
+}
+
+// Passes at one go what the checks below pass one by one, but for the type: usual tensors of one
+// type and shape.
 class Usual {
  public:
   explicit Usual(const at::TensorBase& param)
-      : keys_(param.is_cuda() ? kUsualOnCuda : kUsualOnCpu),
-        device_(param.device()),
-        type_(param.dtype()),
-        sizes_(param.sizes()),
-        itemsize_(param.itemsize()),
-        bytes_(param.numel() * param.itemsize()),
-        applies_(bytes_ > 0 && is_usual(*param.unsafeGetTensorImpl(), keys_) &&
-                 is_supported(param)) {}
+      : param_(*param.unsafeGetTensorImpl()),
+        keys_(param_.is_cuda() ? kUsualOnCuda : kUsualOnCpu),
+        sizes_(param_.sizes()),
+        itemsize_(param_.itemsize()),
+        bytes_(param_.numel() * itemsize_) {}
 
-  bool applies() const { return applies_; }
+  // Whether the parameter is usual and has elements, and if so where they lie.
+  bool locate_param(Span& span) const {
+    return bytes_ > 0 && is_usual(param_, keys_) && locate_usual(param_, Access::kWrite, span);
+  }
 
   // Whether a tensor is like the parameter, and if so where it lies.
   bool locate(const at::TensorBase& tensor, Access access, Span& span) const {
     const c10::TensorImpl& impl = *tensor.unsafeGetTensorImpl();
-    if (!is_usual(impl, keys_) || impl.dtype() != type_ || !same_sizes(impl.sizes())) return false;
-    if (keys_ == kUsualOnCuda && impl.device() != device_) return false;
+    if (!is_usual(impl, keys_) || impl.dtype() != param_.dtype() || !same_sizes(impl.sizes()))
+      return false;
+    if (keys_ == kUsualOnCuda && impl.device() != param_.device()) return false;
+    return locate_usual(impl, access, span);
+  }
+
+ private:
+  bool locate_usual(const c10::TensorImpl& impl, Access access, Span& span) const {
     c10::StorageImpl& storage = *impl.unsafe_storage().unsafeGetStorageImpl();
     const std::size_t offset = impl.storage_offset() * itemsize_;
     if (offset + bytes_ > storage.nbytes()) return false;
@@ -93,19 +103,16 @@ class Usual {
     return true;
   }
 
- private:
   bool same_sizes(c10::IntArrayRef sizes) const {
     bool same = sizes.size() == sizes_.size();
     for (std::size_t dim = 0; same && dim < sizes.size(); ++dim) same = sizes[dim] == sizes_[dim];
     return same;
   }
 
+  const c10::TensorImpl& param_;
   c10::DispatchKeySet keys_;
-  c10::Device device_;
-  caffe2::TypeMeta type_;
   c10::IntArrayRef sizes_;
   std::size_t itemsize_, bytes_;
-  bool applies_;
 };
 
 // Raises unless this build has kernels for the tensor's device.

@@ -5,6 +5,7 @@
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <cstring>
 #include <string>
 
 #include "cuda/place.h"
@@ -15,7 +16,7 @@ namespace {
 
 bool same_coefficients(const Group& a, const Group& b) {
   return &a == &b || (a.algorithm == b.algorithm && a.present == b.present &&
-                      std::ranges::equal(a.hypers, b.hypers));
+                      std::memcmp(a.hypers, b.hypers, sizeof(a.hypers)) == 0);
 }
 
 // What belongs to a device, made where nothing does yet. Devices are few.
@@ -59,11 +60,8 @@ void Plan::clear() {
   moved_.clear();
 }
 
-Tensors& Plan::add(int group, int index) {
-  Entry& entry = entries_.emplace_back();
-  entry.group = group;
-  entry.index = index;
-  return entry.tensors;
+Tensors& Plan::add(int group, int index, const Tensors& tensors) {
+  return entries_.emplace_back(tensors, group, index).tensors;
 }
 
 void Plan::lay_end_to_end() {
@@ -127,11 +125,19 @@ bool Plan::gradient_shares_memory(std::size_t k) {
 void Plan::commit() {
   coefficients_.reserve(entries_.size());  // tasks point to its elements
   for (std::size_t k = 0; k < entries_.size(); ++k) {
+    if (const std::size_t later = k + kHeadersAhead; later < entries_.size()) {
+      prefetch(entries_[later].count);
+      entries_[later].tensors.for_each<prefetch_version_header>(tasks_[later].state_count);
+    }
+    if (const std::size_t later = k + kPartsAhead; later < entries_.size())
+      entries_[later].tensors.for_each<prefetch_version>(tasks_[later].state_count);
     const Tensors& tensors = entries_[k].tensors;
     Task& task = tasks_[k];
     double step = tensors.is_new ? 1.0 : 2.0;
-    if (tensors.step != nullptr && !cuda::number_on_device(*tensors.step)) {
-      step = entries_[k].count != nullptr ? ++*entries_[k].count : count_step(*tensors.step);
+    if (entries_[k].count != nullptr) {
+      step = ++*entries_[k].count;
+    } else if (tensors.step != nullptr && !cuda::number_on_device(*tensors.step)) {
+      step = count_step(*tensors.step);
     }
     if (tensors.step != nullptr) tensors.step->unsafeGetTensorImpl()->bump_version();
     if (tensors.decay_log.sum != nullptr) catch_up(entries_[k]);

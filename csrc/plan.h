@@ -12,6 +12,7 @@
 #include "cuda/place.h"
 #include "cuda/step.h"
 #include "operand.h"
+#include "prefetch.h"
 #include "sparse.h"
 #include "sweep/sweep.h"
 
@@ -26,6 +27,15 @@ struct Tensors {
   const at::TensorBase* states[kMaxStates] = {};
   DecayLog decay_log;   // null where no row has missed decay
   bool is_new = false;  // the states were made for this step
+
+  // Calls visit(tensor) for those that nearly every parameter has.
+  template <void (*visit)(const at::TensorBase&)>
+  [[gnu::always_inline]] void for_each(int state_count) const {
+    visit(*param);
+    if (grad != nullptr) visit(*grad);
+    if (step != nullptr) visit(*step);
+    for (int k = 0; k < state_count; ++k) visit(*states[k]);
+  }
 };
 
 // What the tasks of a parameter group depend on.
@@ -80,9 +90,9 @@ class Plan {
  public:
   // Starts a new step.
   void begin(std::span<const Group> groups, const Scaler& scaler = {});
-  // Adds the parameter at `index` of a group, and returns the place for its tensors. Without a
-  // gradient its state is validated and that is all.
-  Tensors& add(int group, int index);
+  // Adds the parameter at `index` of a group with its tensors, which may be completed until
+  // validate(). Without a gradient its state is validated and that is all.
+  Tensors& add(int group, int index, const Tensors& tensors = {});
   // Validates everything.
   void validate(const Names& names);
   // Copies to devices what their kernels read. Nothing after it can fail but a device.
@@ -130,10 +140,14 @@ class Plan {
     const at::TensorImpl* device_count = nullptr;
   };
 
+  // How many parameters ahead the headers of tensors are asked for, and then what they lead to.
+  static constexpr std::size_t kHeadersAhead = 8, kPartsAhead = 4;
+
   void validate_entry(std::size_t k, const Subject& subject);
-  bool keep_task(std::size_t k, const Spans& spans);
-  void check_numbers(Entry& entry, const Subject& subject);
-  bool usual_spans(const Tensors& tensors, int states, Spans& spans) const;
+  inline bool keep_task(std::size_t k, const Spans& spans);
+  inline void check_numbers(Entry& entry, const Subject& subject);
+  void check_step_count(const Entry& entry, const Subject& subject) const;
+  inline bool usual_spans(const Tensors& tensors, int states, Spans& spans) const;
   void check_operands(Entry& entry, const Subject& subject, Spans& spans);
   Span check_gradient(Entry& entry, const Subject& subject);
   void check_sparse_gradient(Entry& entry, const Subject& subject);

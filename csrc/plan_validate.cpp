@@ -26,30 +26,6 @@ void check_separate(const Tensors& tensors, int states, std::span<const Span> sp
           "give each its own memory, for example by .clone()");
 }
 
-// Tensors lie scattered over memory. Asking for the headers of the one, then for the storages of
-// those whose headers have come, hides most of the time that a walk over many small tensors takes.
-constexpr std::size_t kHeadersAhead = 8, kStoragesAhead = 4;
-
-template <class Visit>
-void for_each_tensor(const Tensors& tensors, int states, const Visit& visit) {
-  visit(*tensors.param);
-  if (tensors.grad != nullptr) visit(*tensors.grad);
-  if (tensors.step != nullptr) visit(*tensors.step);
-  for (int k = 0; k < states; ++k) visit(*tensors.states[k]);
-}
-
-template <class Header>
-void prefetch(const Header* header) {
-  for (std::size_t line = 0; line < sizeof(Header); line += 64)
-    __builtin_prefetch(reinterpret_cast<const char*>(header) + line);
-}
-
-void prefetch_header(const at::TensorBase& tensor) { prefetch(tensor.unsafeGetTensorImpl()); }
-
-void prefetch_storage(const at::TensorBase& tensor) {
-  prefetch(tensor.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());
-}
-
 }  // namespace
 
 void Plan::validate(const Names& names) {
@@ -64,12 +40,10 @@ void Plan::validate(const Names& names) {
   tasks_.resize(count);
   origins_.resize(count);
   for (std::size_t k = 0; k < count; ++k) {
-    if (k + kHeadersAhead < count)
-      for_each_tensor(entries_[k + kHeadersAhead].tensors, states(k + kHeadersAhead),
-                      prefetch_header);
-    if (k + kStoragesAhead < count)
-      for_each_tensor(entries_[k + kStoragesAhead].tensors, states(k + kStoragesAhead),
-                      prefetch_storage);
+    if (const std::size_t later = k + kHeadersAhead; later < count)
+      entries_[later].tensors.for_each<prefetch_header>(states(later));
+    if (const std::size_t later = k + kPartsAhead; later < count)
+      entries_[later].tensors.for_each<prefetch_storage>(states(later));
     validate_entry(k, {names, entries_[k].group, entries_[k].index});
   }
   if (writes_changed_) lay_end_to_end();
@@ -78,21 +52,24 @@ void Plan::validate(const Names& names) {
 
 void Plan::validate_entry(std::size_t k, const Subject& subject) {
   Entry& entry = entries_[k];
-  entry.on_device = entry.tensors.grad != nullptr && cuda::on_device(*entry.tensors.param);
-  if (entry.on_device) check_device(*entry.tensors.param, subject);
+  const Tensors& tensors = entry.tensors;
+  entry.on_device = tensors.grad != nullptr && cuda::on_device(*tensors.param);
+  if (entry.on_device) check_device(*tensors.param, subject);
+  check_numbers(entry, subject);
   const int states = groups_[entry.group].state_count;
   Spans spans = {};
-  const bool usual = usual_spans(entry.tensors, states, spans);
-  check_numbers(entry, subject);
+  bool usual = usual_spans(tensors, states, spans);
   if (usual && keep_task(k, spans)) return;
+  usual = usual && is_supported(*tensors.param);
   origins_[k].usual = false;
   if (!usual) check_operands(entry, subject, spans);
-  check_separate(entry.tensors, states, spans, subject);
+  check_separate(tensors, states, spans, subject);
   make_task(k, spans, usual);
 }
 
-// Whether the task of the step before is that of this one, but for the place of the gradient.
-bool Plan::keep_task(std::size_t k, const Spans& spans) {
+// Whether the task of the step before is that of this one, but for the place of the gradient. All
+// spans are of one length.
+inline bool Plan::keep_task(std::size_t k, const Spans& spans) {
   const Entry& entry = entries_[k];
   Origin& origin = origins_[k];
   Task& task = tasks_[k];
@@ -100,8 +77,8 @@ bool Plan::keep_task(std::size_t k, const Spans& spans) {
               origin.type == entry.tensors.param->dtype() && origin.spans[0] == spans[0] &&
               origin.device_count == device_count(entry);
   for (int state = 0; same && state < task.state_count; ++state)
-    same = origin.spans[2 + state] == spans[2 + state];
-  if (!same || origin.spans[1] == spans[1]) return same;
+    same = origin.spans[2 + state].begin == spans[2 + state].begin;
+  if (!same || origin.spans[1].begin == spans[1].begin) return same;
   for (int operand = 0; operand < 2 + task.state_count; ++operand)
     if (operand != 1 && spans[1].overlaps(spans[operand])) return false;
   origin.spans[1] = spans[1];
@@ -110,19 +87,11 @@ bool Plan::keep_task(std::size_t k, const Spans& spans) {
   return true;
 }
 
-void Plan::check_numbers(Entry& entry, const Subject& subject) {
+inline void Plan::check_numbers(Entry& entry, const Subject& subject) {
   const Tensors& tensors = entry.tensors;
   if (tensors.step != nullptr) {
-    const at::TensorBase& step = *tensors.step;
-    const bool host_counts = !cuda::number_on_device(step);
-    if (host_counts) entry.count = usual_count(step);
-    const bool usual = host_counts
-                           ? entry.count != nullptr
-                           : is_usual_count(step) && step.device() == tensors.param->device();
-    if (!usual) check_step(step, *tensors.param, subject.about("step"));
-    TORCH_CHECK(!entry.on_device || !host_counts || !scaler_.found_inf.defined(),
-                subject.about("step").text(), " is on the CPU, which cannot know whether this ",
-                "step is skipped; move it to ", tensors.param->device(), " with the parameter");
+    if (!cuda::number_on_device(*tensors.step)) entry.count = usual_count(*tensors.step);
+    if (entry.count == nullptr || entry.on_device) check_step_count(entry, subject);
   }
   if (tensors.decay_log.sum != nullptr) {
     TORCH_CHECK(!entry.on_device, subject.text(), " has rows that missed decay, which catches up ",
@@ -134,12 +103,23 @@ void Plan::check_numbers(Entry& entry, const Subject& subject) {
     check_number(*tensors.numbers[k], *tensors.param, subject.about(numbers[k].name));
 }
 
+void Plan::check_step_count(const Entry& entry, const Subject& subject) const {
+  const at::TensorBase& step = *entry.tensors.step;
+  const at::TensorBase& param = *entry.tensors.param;
+  const bool host_counts = !cuda::number_on_device(step);
+  const bool usual = host_counts ? entry.count != nullptr
+                                 : is_usual_count(step) && step.device() == param.device();
+  if (!usual) check_step(step, param, subject.about("step"));
+  TORCH_CHECK(!entry.on_device || !host_counts || !scaler_.found_inf.defined(),
+              subject.about("step").text(), " is on the CPU, which cannot know whether this step ",
+              "is skipped; move it to ", param.device(), " with the parameter");
+}
+
 // What nearly every parameter is: all its tensors usual, of one type and shape.
-bool Plan::usual_spans(const Tensors& tensors, int states, Spans& spans) const {
+inline bool Plan::usual_spans(const Tensors& tensors, int states, Spans& spans) const {
   const Usual usual(*tensors.param);
-  if (tensors.grad == nullptr || !usual.applies()) return false;
   const Access grad_access = !scaled_ ? Access::kRead : Access::kWrite;
-  if (!usual.locate(*tensors.param, Access::kWrite, spans[0]) ||
+  if (tensors.grad == nullptr || !usual.locate_param(spans[0]) ||
       !usual.locate(*tensors.grad, grad_access, spans[1]))
     return false;
   for (int k = 0; k < states; ++k)

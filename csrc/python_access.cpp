@@ -79,6 +79,12 @@ std::optional<double> optional_number_of(PyObject* object, const OptionName& nam
   return number_of(object, name);
 }
 
+void reject_tensor(PyObject* object, const Subject& subject) {
+  TORCH_CHECK(object != nullptr, subject.text(), " is missing from the optimizer's state; delete ",
+              "the parameter's state to start it anew");
+  TORCH_CHECK(false, subject.text(), " must be a tensor, got ", Py_TYPE(object)->tp_name);
+}
+
 PyObject* StateLookup::find(PyObject* param) {
   if (PyObject* value = in_order_.take(param)) return value;
   if (!indexed_) {

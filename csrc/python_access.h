@@ -3,6 +3,7 @@
 
 #include <torch/csrc/autograd/python_variable.h>
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <unordered_map>
@@ -21,6 +22,19 @@ PyObject* get(PyObject* dict, PyObject* key);
 
 bool is_true(PyObject* object);
 
+// A number for what a dict holds now: no other dict and no other contents have or had it (PEP 509).
+// Where Python keeps no such number, from 3.14 on, 0. So it is in one build for tests too.
+inline std::uint64_t version_of([[maybe_unused]] PyObject* dict) {
+#if PY_VERSION_HEX < 0x030E0000 && !defined(ONEPASS_EMULATE_CUDA)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+  return reinterpret_cast<PyDictObject*>(dict)->ma_version_tag;
+#pragma GCC diagnostic pop
+#else
+  return 0;
+#endif
+}
+
 // Where a number comes from, for error messages.
 struct OptionName {
   const char* key;
@@ -36,6 +50,13 @@ double number_of(PyObject* object, const OptionName& name);
 
 // The same, or nothing for None.
 std::optional<double> optional_number_of(PyObject* object, const OptionName& name);
+
+[[noreturn]] void reject_tensor(PyObject* object, const Subject& subject);
+
+inline const at::Tensor& tensor_of(PyObject* object, const Subject& subject, const char* role) {
+  if (object == nullptr || !THPVariable_Check(object)) reject_tensor(object, subject.about(role));
+  return THPVariable_Unpack(object);
+}
 
 // Items of a dict that is nearly always asked for them in its own order.
 class InOrder {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "cuda/place.h"
 #include "cuda/step.h"
@@ -127,7 +128,7 @@ PyObject* GroupReader::find(PyObject* group, std::size_t key) const {
   return values_[key] != nullptr ? values_[key] : get(group, keys_[key]);
 }
 
-Group GroupReader::read_group(PyObject* group, int index, std::vector<py::object>& known) {
+Group GroupReader::read_group(PyObject* group, int index, Known& known) {
   TORCH_CHECK_TYPE(PyDict_Check(group), "parameter group ", index, " must be a dict");
   look(group);
   remember(group, known);  // first: reading what can change may run code that changes more
@@ -154,18 +155,24 @@ Group GroupReader::read_group(PyObject* group, int index, std::vector<py::object
   return read;
 }
 
-void GroupReader::remember(PyObject* group, std::vector<py::object>& known) {
+void GroupReader::remember(PyObject* group, Known& known) {
+  known.version = version_of(group);
+  known.values.clear();
+  known.is_constant = false;
   for (std::size_t k = 0; k < keys_.size(); ++k) {
     PyObject* const value = find(group, k);
-    if (value != nullptr && !is_constant(value)) return known.clear();
-    known.push_back(py::reinterpret_borrow<py::object>(value));
+    if (value != nullptr && !is_constant(value)) return known.values.clear();
+    known.values.push_back(py::reinterpret_borrow<py::object>(value));
   }
+  known.is_constant = true;
 }
 
 // Whether a group holds the very objects that it was read from last, and these cannot change.
 bool GroupReader::is_unchanged(PyObject* group, std::size_t index) {
-  const std::vector<py::object>& known = known_[index];
-  if (known.empty() || !PyDict_Check(group)) return false;
+  Known& known = known_[index];
+  if (!known.is_constant || !PyDict_Check(group)) return false;
+  const std::uint64_t version = version_of(group);
+  if (version != 0 && version == known.version) return true;
   PyObject *key, *value;
   for (std::size_t k = 0; k < keys_.size(); ++k) {
     if (Py_ssize_t position = positions_[k]; position < 0) {
@@ -173,8 +180,9 @@ bool GroupReader::is_unchanged(PyObject* group, std::size_t index) {
     } else if (PyDict_Next(group, &position, &key, &value) == 0 || key != keys_[k]) {
       return false;
     }
-    if (value != known[k].ptr()) return false;
+    if (value != known.values[k].ptr()) return false;
   }
+  known.version = version;
   return true;
 }
 
@@ -188,10 +196,10 @@ std::span<const Group> GroupReader::read(PyObject* groups, int first) {
     const auto group = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(groups, count));
     const bool left_out = count < static_cast<std::size_t>(first);
     if (!left_out && is_unchanged(group.ptr(), count)) continue;
-    std::vector<py::object> known = std::move(known_[count]);
-    known.clear();
-    groups_[count] = left_out ? Group{.algorithm = &algorithm_}
-                              : read_group(group.ptr(), static_cast<int>(count), known);
+    Known known = std::exchange(known_[count], {});
+    groups_[count] = {.algorithm = &algorithm_};
+    if (left_out) continue;
+    groups_[count] = read_group(group.ptr(), static_cast<int>(count), known);
     known_[count] = std::move(known);
   }
   groups_.resize(count);

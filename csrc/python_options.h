@@ -25,11 +25,18 @@ class GroupReader {
     std::size_t key;  // position in keys_
   };
 
-  Group read_group(PyObject* group, int index, std::vector<py::object>& known);
+  // What a group was read from.
+  struct Known {
+    std::vector<py::object> values;  // of keys_, owned: no other object can have the address of one
+    std::uint64_t version = 0;       // of the group
+    bool is_constant = false;        // none of the values can change
+  };
+
+  Group read_group(PyObject* group, int index, Known& known);
   bool is_unchanged(PyObject* group, std::size_t index);
   void look(PyObject* group);
   void look_everywhere(PyObject* group);
-  void remember(PyObject* group, std::vector<py::object>& known);
+  void remember(PyObject* group, Known& known);
   PyObject* find(PyObject* group, std::size_t key) const;
   bool is_set(PyObject* group, std::size_t key);
 
@@ -43,9 +50,7 @@ class GroupReader {
   // the same keys in the same order.
   std::vector<Py_ssize_t> positions_;
   std::vector<Group> groups_;  // as read last
-  // The values that each was read from, owned: no other object can have the address of one. Empty
-  // where one of them can change.
-  std::vector<std::vector<py::object>> known_;
+  std::vector<Known> known_;   // by group
 };
 
 }  // namespace onepass

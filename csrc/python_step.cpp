@@ -14,17 +14,6 @@
 namespace onepass {
 namespace {
 
-[[gnu::noinline]] void reject_tensor(PyObject* object, const Subject& subject) {
-  TORCH_CHECK(object != nullptr, subject.text(), " is missing from the optimizer's state; delete ",
-              "the parameter's state to start it anew");
-  TORCH_CHECK(false, subject.text(), " must be a tensor, got ", Py_TYPE(object)->tp_name);
-}
-
-inline const at::Tensor& tensor_of(PyObject* object, const Subject& subject, const char* role) {
-  if (object == nullptr || !THPVariable_Check(object)) reject_tensor(object, subject.about(role));
-  return THPVariable_Unpack(object);
-}
-
 void check_scale(double scale) {
   TORCH_CHECK_VALUE(scale > 0.0 && std::isfinite(scale), "Invalid grad_scale: ", scale,
                     " (it must be positive and finite)");
@@ -70,14 +59,7 @@ class PythonStep::Session {
 };
 
 PythonStep::PythonStep(const std::string& algorithm_name)
-    : algorithm_(algorithm(algorithm_name)),
-      reader_(algorithm_),
-      step_key_(interned("step")),
-      decay_log_key_(interned("decay_log")),
-      row_decay_log_key_(interned("row_decay_log")) {
-  for (const State& number : algorithm_.numbers) number_keys_.push_back(interned(number.name));
-  for (const State& state : algorithm_.states) state_keys_.push_back(interned(state.name));
-}
+    : algorithm_(algorithm(algorithm_name)), reader_(algorithm_), states_(algorithm_) {}
 
 bool PythonStep::step(const py::list& groups, const py::dict& state, const py::function& new_state,
                       const py::object& grad_scale, const py::object& found_inf) {
@@ -92,7 +74,7 @@ bool PythonStep::step(const py::list& groups, const py::dict& state, const py::f
   }
   plan_.stage();
   plan_.commit();
-  keep_decay_logs(groups.ptr(), state.ptr());
+  states_.keep(plan_.new_decay_logs(), groups.ptr(), state.ptr());
   if (plan_.elements() <= kReleaseThreshold) {
     plan_.sweep();
   } else {
@@ -145,16 +127,6 @@ const at::Tensor* PythonStep::count_of(const at::Tensor& state, bool is_new) {
               .first->second.steps;
 }
 
-// Gives the states of parameters the logs that their first sparse gradient made.
-void PythonStep::keep_decay_logs(PyObject* groups, PyObject* state) const {
-  for (const NewDecayLog& made : plan_.new_decay_logs()) {
-    const py::object params = py::reinterpret_borrow<py::list>(groups)[made.group]["params"];
-    const py::object own = py::reinterpret_borrow<py::object>(state)[params[py::int_(made.index)]];
-    own[py::handle(decay_log_key_)] = made.sum;
-    own[py::handle(row_decay_log_key_)] = made.at_row;
-  }
-}
-
 bool PythonStep::skips(const py::object& found_inf) {
   return optional_number_of(found_inf.ptr(), {"found_inf", -1, -1}).value_or(0.0) != 0.0;
 }
@@ -202,27 +174,29 @@ bool PythonStep::gather(PyObject* groups, PyObject* state, Look look) {
   next_new_ = 0;
   TORCH_CHECK(PyList_GET_SIZE(groups) == static_cast<Py_ssize_t>(groups_.size()),
               "the parameter groups changed while they were read; step again");
-  StateLookup states(state);
+  states_.begin(state);
   for (std::size_t i = first_group_; i < groups_.size(); ++i)
-    if (!gather_group(groups, static_cast<int>(i), states, look)) return false;
+    if (!gather_group(groups, static_cast<int>(i), look)) return false;
   return true;
 }
 
-bool PythonStep::gather_group(PyObject* groups, int index, StateLookup& states, Look look) {
+bool PythonStep::gather_group(PyObject* groups, int index, Look look) {
   static PyObject* const params_key = interned("params");
   PyObject* group = PyList_GET_ITEM(groups, index);
   TORCH_CHECK_TYPE(PyDict_Check(group), "parameter group ", index, " must be a dict");
-  PyObject* params = get(group, params_key);
+  PyObject* params = InOrder(group).take(params_key);
+  if (params == nullptr) params = get(group, params_key);
   TORCH_CHECK_TYPE(params != nullptr && PyList_Check(params), "'params' of parameter group ", index,
                    " must be a list");
   const ParameterNames names(groups);
   for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params); ++i) {
     PyObject* object = PyList_GET_ITEM(params, i);
     const Subject subject{names, index, static_cast<int>(i)};
+    StatePlace& place = states_.next();
     const at::Tensor& param = tensor_of(object, subject, subject.role);
     const at::Tensor& grad = gradient_of(param);
     if (look == Look::kAtGradients && !grad.defined()) {
-      states.skip(object);
+      states_.skip(object);
       continue;
     }
     if (look == Look::kAtStates) check_device(param, subject);
@@ -232,9 +206,13 @@ bool PythonStep::gather_group(PyObject* groups, int index, StateLookup& states, 
     }
     const bool needs_state = algorithm_.counts_steps || groups_[index].present != 0;
     if (look == Look::kAtStates && !needs_state) continue;
-    PyObject* state = needs_state ? states.find(object) : nullptr;
-    if (!needs_state || (state != nullptr && !lacks_state(state, groups_[index]))) {
-      Tensors& tensors = add_parameter(param, state, subject, look);
+    if (!needs_state || states_.find(object, groups_[index], subject, place)) {
+      Tensors& tensors = plan_.add(index, subject.index, needs_state ? place.tensors : Tensors{});
+      tensors.param = &param;
+      if (look == Look::kAtGradients) tensors.grad = &grad;
+      place.grad = &grad;
+      place.param_header = param.unsafeGetTensorImpl();
+      place.grad_header = grad.unsafeGetTensorImpl();
       tensors.is_new = next_new_ < new_.size() && new_[next_new_] == object;
       if (tensors.is_new) ++next_new_;
       if (tensors.step == nullptr && tensors.states[0] != nullptr &&
@@ -246,47 +224,6 @@ bool PythonStep::gather_group(PyObject* groups, int index, StateLookup& states, 
     }
   }
   return true;
-}
-
-// Whether a parameter's state is still to be made. Without a step count it is where the first of
-// its states is: torch's SGD also keeps states that are empty or None.
-bool PythonStep::lacks_state(PyObject* state, const Group& group) const {
-  if (!PyDict_Check(state)) return false;
-  if (algorithm_.counts_steps) return PyDict_GET_SIZE(state) == 0;
-  PyObject* first = get(state, state_keys_[std::countr_zero(group.present)]);
-  return first == nullptr || first == Py_None;
-}
-
-Tensors& PythonStep::add_parameter(const at::Tensor& param, PyObject* state, const Subject& subject,
-                                   Look look) {
-  Tensors& tensors = plan_.add(subject.group, subject.index);
-  tensors.param = &param;
-  if (look == Look::kAtGradients) tensors.grad = &gradient_of(param);
-  if (state == nullptr) return tensors;
-  TORCH_CHECK_TYPE(PyDict_Check(state), "the state of ", subject.parameter(), " must be a dict");
-  InOrder in_order(state);
-  const auto tensor_under = [&](PyObject* key, const char* role) {
-    PyObject* value = in_order.take(key);
-    return &tensor_of(value != nullptr ? value : get(state, key), subject, role);
-  };
-  if (algorithm_.counts_steps) tensors.step = tensor_under(step_key_, "step");
-  for (std::size_t k = 0; k < number_keys_.size(); ++k)
-    tensors.numbers[k] = tensor_under(number_keys_[k], algorithm_.numbers[k].name);
-  const unsigned all_present = groups_[subject.group].present;
-  // What the state of nearly every parameter holds, and no logs of decay.
-  const auto usual =
-      algorithm_.counts_steps + number_keys_.size() + groups_[subject.group].state_count;
-  if (algorithm_.kept_without_gradient != nullptr &&
-      PyDict_GET_SIZE(state) > static_cast<Py_ssize_t>(usual) &&
-      get(state, decay_log_key_) != nullptr)
-    tensors.decay_log = {tensor_under(decay_log_key_, "decay_log"),
-                         tensor_under(row_decay_log_key_, "row_decay_log")};
-  int count = 0;
-  for (unsigned present = all_present; present != 0; present &= present - 1) {
-    const int k = std::countr_zero(present);
-    tensors.states[count++] = tensor_under(state_keys_[k], algorithm_.states[k].name);
-  }
-  return tensors;
 }
 
 }  // namespace onepass

@@ -9,6 +9,7 @@
 #include "plan.h"
 #include "python_access.h"
 #include "python_options.h"
+#include "python_state.h"
 
 namespace onepass {
 
@@ -17,7 +18,7 @@ namespace onepass {
 bool dispatch_mode_is_active();
 
 // One per optimizer. Keeps nothing of the optimizer between calls but the buffers of its plan and
-// addresses it compares, so that it can never be stale.
+// addresses it compares or uses only while Python vouches for them, so that it can never be stale.
 class PythonStep {
  public:
   explicit PythonStep(const std::string& algorithm_name);
@@ -45,17 +46,11 @@ class PythonStep {
   const at::Tensor* count_of(const at::Tensor& state, bool is_new);
   bool prepare(PyObject* groups, PyObject* state, const py::function& new_state);
   bool gather(PyObject* groups, PyObject* state, Look look);
-  bool gather_group(PyObject* groups, int index, StateLookup& states, Look look);
-  bool lacks_state(PyObject* state, const Group& group) const;
-  void keep_decay_logs(PyObject* groups, PyObject* state) const;
-  Tensors& add_parameter(const at::Tensor& param, PyObject* state, const Subject& subject,
-                         Look look);
+  bool gather_group(PyObject* groups, int index, Look look);
 
   const Algorithm& algorithm_;
   GroupReader reader_;
-  PyObject* step_key_;  // this and the following are interned
-  std::vector<PyObject*> state_keys_, number_keys_;
-  PyObject *decay_log_key_, *row_decay_log_key_;
+  StateReader states_;
   bool busy_ = false;
   Scaler scaler_;
   int first_group_ = 0;

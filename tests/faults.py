@@ -35,6 +35,7 @@ USERS = {
     LINE: (SWEEP,),
     "csrc/operand.h": (CHECKS,),
     "csrc/algorithm.h": ("csrc/python_options.cpp",),
+    "csrc/python_state.h": ("csrc/python_step.cpp",),
 }
 
 
@@ -63,6 +64,12 @@ def tests(file: str, *names: str) -> tuple[str, ...]:
 
 
 CATCH_UP = tests("sparse_decay", "after_catch_up_adamw_is_dense_adamw")
+STATE_REPLACED = tests("never_stale", "what_changes_between_steps_is_seen[step replaced-Adam]")
+STATES_OFF = tests(
+    "never_stale",
+    "what_changes_between_steps_is_seen[centered-RMSprop]",
+    "what_changes_between_steps_is_seen[momentum-RMSprop]",
+)
 READ_ANEW = tests("never_stale", "options_are_read_anew_however_they_change")
 CLAIMS = tests(
     "claims",
@@ -224,6 +231,13 @@ MEMORY = (
     Fault("a list of options is taken for what it was", "csrc/python_options.cpp",
           "  if (PyTuple_CheckExact(object)) {", "  if (PyList_Check(object)) return true;\n"
           "  if (PyTuple_CheckExact(object)) {", READ_ANEW),
+    Fault("a group is taken for what it was", "csrc/python_options.cpp",
+          "version != 0 && version == known.version", "version != 0", READ_ANEW),
+    Fault("the state of a parameter is taken for what it was", "csrc/python_state.h",
+          "place.version == version_of(place.state))", "place.version != 0)", STATE_REPLACED,
+          crashes=True),
+    Fault("the states are those of the options before", "csrc/python_state.h",
+          "place.present == group.present &&", "place.present != 0 &&", STATES_OFF),
     Fault("a damped first momentum", "csrc/rules/sgd.h", "first ? 1.0 : 1.0 - h.dampening",
           "1.0 - h.dampening", SGD_STEPS),
     Fault("every momentum is the first", STEP,

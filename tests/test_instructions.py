@@ -18,9 +18,11 @@ import pytest
 from tests.counted_steps import STEPS
 from tests.support import ROOT
 
-# At most, with a sixth for other compilers: g++ 12 and Python 3.11 need 1720, 1390 and 2790.
-A_TENSOR = 2000
-A_GROUP = 1620
+# At most, with a sixth for other compilers: g++ 12 and Python 3.11 need 1300, 375 and 2710. From
+# 3.14 on dicts have no version that says they are unchanged, and are walked: 1720, 1390 and 2790.
+DICTS_ARE_WALKED = sys.version_info >= (3, 14)
+A_TENSOR = 2000 if DICTS_ARE_WALKED else 1520
+A_GROUP = 1620 if DICTS_ARE_WALKED else 440
 A_GROUP_WHOSE_RATE_CHANGES = 3250
 
 # One worker: all is counted once.

@@ -121,8 +121,13 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "lr tensor": lambda o: o.param_groups[0].update(lr=torch.tensor(0.5).double()),
     "weight_decay": lambda o: o.param_groups[0].update(weight_decay=0.25),
     "maximize": lambda o: o.param_groups[0].update(maximize=True),
+    "amsgrad": lambda o: o.param_groups[0].update(amsgrad=False),
+    "centered": lambda o: o.param_groups[0].update(centered=False),
+    "momentum": lambda o: o.param_groups[0].update(momentum=0.0),
     "parameter removed": lambda o: o.param_groups[0]["params"].pop(),
 }
+
+OPTIONS_OF_SOME = ("weight_decay", "amsgrad", "centered", "momentum")
 
 
 def settings_for(case: Case, change: str) -> list[dict[str, Any]]:
@@ -132,7 +137,7 @@ def settings_for(case: Case, change: str) -> list[dict[str, Any]]:
     if change.startswith("state"):
         defaults = case.ours([torch.ones(1)]).defaults
         return [o for o in case.settings if state_names(case, {**defaults, **o})]
-    if change == "weight_decay" and change not in case.ours([torch.ones(1)]).defaults:
+    if change in OPTIONS_OF_SOME and change not in case.ours([torch.ones(1)]).defaults:
         return []
     return [*case.settings]
 

@@ -1,0 +1,78 @@
+#include "python_state.h"
+
+namespace onepass {
+
+StateReader::StateReader(const Algorithm& algorithm)
+    : algorithm_(algorithm),
+      step_key_(interned("step")),
+      decay_log_key_(interned("decay_log")),
+      row_decay_log_key_(interned("row_decay_log")) {
+  for (const State& number : algorithm_.numbers) number_keys_.push_back(interned(number.name));
+  for (const State& state : algorithm_.states) state_keys_.push_back(interned(state.name));
+}
+
+void StateReader::begin(PyObject* state) {
+  const std::uint64_t version = version_of(state);
+  if (version == 0 || version != version_) places_.clear();
+  version_ = version;
+  next_ = 0;
+  lookup_.emplace(state);
+}
+
+bool StateReader::look_up(PyObject* param, const Group& group, const Subject& subject,
+                          StatePlace& place) {
+  place = {};
+  PyObject* const state = lookup_->find(param);
+  if (state == nullptr || lacks(state, group)) return false;
+  TORCH_CHECK_TYPE(PyDict_Check(state), "the state of ", subject.parameter(), " must be a dict");
+  const std::uint64_t version = version_of(state);
+  const Tensors tensors = read(state, group, subject);
+  place = {version == 0 ? nullptr : param, state, version, group.present, tensors};
+  return true;
+}
+
+// Whether a parameter's state is still to be made. Without a step count it is where the first of
+// its states is: torch's SGD also keeps states that are empty or None.
+bool StateReader::lacks(PyObject* state, const Group& group) const {
+  if (!PyDict_Check(state)) return false;
+  if (algorithm_.counts_steps) return PyDict_GET_SIZE(state) == 0;
+  PyObject* first = get(state, state_keys_[std::countr_zero(group.present)]);
+  return first == nullptr || first == Py_None;
+}
+
+Tensors StateReader::read(PyObject* state, const Group& group, const Subject& subject) const {
+  Tensors tensors;
+  InOrder in_order(state);
+  const auto tensor_under = [&](PyObject* key, const char* role) {
+    PyObject* value = in_order.take(key);
+    return &tensor_of(value != nullptr ? value : get(state, key), subject, role);
+  };
+  if (algorithm_.counts_steps) tensors.step = tensor_under(step_key_, "step");
+  for (std::size_t k = 0; k < number_keys_.size(); ++k)
+    tensors.numbers[k] = tensor_under(number_keys_[k], algorithm_.numbers[k].name);
+  // What the state of nearly every parameter holds, and no logs of decay.
+  const auto usual = algorithm_.counts_steps + number_keys_.size() + group.state_count;
+  if (algorithm_.kept_without_gradient != nullptr &&
+      PyDict_GET_SIZE(state) > static_cast<Py_ssize_t>(usual) &&
+      get(state, decay_log_key_) != nullptr)
+    tensors.decay_log = {tensor_under(decay_log_key_, "decay_log"),
+                         tensor_under(row_decay_log_key_, "row_decay_log")};
+  int count = 0;
+  for (unsigned present = group.present; present != 0; present &= present - 1) {
+    const int k = std::countr_zero(present);
+    tensors.states[count++] = tensor_under(state_keys_[k], algorithm_.states[k].name);
+  }
+  return tensors;
+}
+
+void StateReader::keep(const std::deque<NewDecayLog>& made, PyObject* groups,
+                       PyObject* state) const {
+  for (const NewDecayLog& log : made) {
+    const py::object params = py::reinterpret_borrow<py::list>(groups)[log.group]["params"];
+    const py::object own = py::reinterpret_borrow<py::object>(state)[params[py::int_(log.index)]];
+    own[py::handle(decay_log_key_)] = log.sum;
+    own[py::handle(row_decay_log_key_)] = log.at_row;
+  }
+}
+
+}  // namespace onepass
