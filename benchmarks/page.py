@@ -19,6 +19,7 @@ from benchmarks import report, results, rows
 from benchmarks.contestants import OURS
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+MISSING = re.compile(r"(.*): [\w.]+\.(\w+) not found \(AttributeError\)")
 BLOCK = re.compile(r"(<!-- results: ([^\n]*), (\d+) threads? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -52,12 +53,25 @@ def lines_of(path: Path, result: dict[str, Any]) -> Iterator[str]:
     yield f"{info['cpu']}, {info['cores']} cores, torch {info['torch']}, {info['date'][:10]}"
     yield f"([data](../benchmarks/results/{path.name}))."
     yield from ("", *(plain(result["rows"]) if result.get("rows") else ratios(result)), "")
-    if absent := [line for line in report.remarks(result) if line.startswith("Skipped")]:
+    skipped = [line for line in report.remarks(result) if line.startswith("Skipped")]
+    if absent := list(gathered([line.removeprefix("Skipped: ") for line in skipped])):
         yield from ("<details><summary>Who is left out where, and why</summary>", "")
-        yield from (f"- {line.removeprefix('Skipped: ')}" for line in absent)
+        yield from (f"- {line}" for line in absent)
         yield from ("", "</details>", "")
     if path.with_suffix(".png").exists():
         yield from (f"![{result['benchmark']}](../benchmarks/results/{path.stem}.png)", "")
+
+
+def gathered(absent: list[str]) -> Iterator[str]:
+    """Who is left out, and why: a line for all classes that somebody lacks."""
+    lacking: dict[str, list[str]] = {}
+    for line in absent:
+        if found := MISSING.fullmatch(line):
+            for name in found[1].split(", "):
+                lacking.setdefault(name, []).append(found[2])
+        else:
+            yield line
+    yield from (f"{name} has no {', '.join(classes)}" for name, classes in lacking.items())
 
 
 def ratios(result: dict[str, Any]) -> Iterator[str]:

@@ -80,9 +80,7 @@ py::list rules() {
 }
 
 // Whether somebody asked to be told of what Python names by record_function.
-bool is_profiled() {
-  return at::getStepCallbacksUnlessEmpty(at::RecordScope::USER_SCOPE).has_value();
-}
+bool is_profiled() { return at::isRecordFunctionEnabled() && at::hasCallbacks(); }
 
 // What each of `parts` equal stretches of the line of tensors holds: (tensor, begin, end).
 py::list pieces(const std::vector<std::int64_t>& sizes, std::int64_t parts) {

@@ -1,4 +1,4 @@
-// Plan::add_task: from the tensors of a parameter to memory, layout and loops.
+// Plan::make_task: from the tensors of a parameter to memory, layout and loops.
 #include <algorithm>
 #include <functional>
 

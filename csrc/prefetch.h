@@ -1,6 +1,5 @@
 // Asking for memory before it is needed. Tensors, Python's objects and their parts lie scattered,
 // and waiting for one after the other takes most of the time of a walk over many small tensors.
-// Addresses may be stale: to ask for one that is nothing any more is harmless.
 //
 // All is inlined by force, because GCC takes a function that does no more for one without effects
 // and leaves calls of it out.
@@ -12,6 +11,7 @@
 
 namespace onepass {
 
+// Any address: to ask for one that is nothing any more is harmless.
 [[gnu::always_inline]] inline void prefetch(const void* address) { __builtin_prefetch(address); }
 
 template <class Header>
@@ -20,11 +20,13 @@ template <class Header>
     prefetch(reinterpret_cast<const char*>(header) + line);
 }
 
+// What follows reads the tensor, which must live.
+
 [[gnu::always_inline]] inline void prefetch_header(const at::TensorBase& tensor) {
   prefetch_lines(tensor.unsafeGetTensorImpl());
 }
 
-// Of a tensor whose header has come.
+// Once the header has come.
 [[gnu::always_inline]] inline void prefetch_storage(const at::TensorBase& tensor) {
   prefetch_lines(tensor.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());
 }

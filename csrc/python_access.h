@@ -23,12 +23,14 @@ PyObject* get(PyObject* dict, PyObject* key);
 bool is_true(PyObject* object);
 
 // A number for what a dict holds now: no other dict and no other contents have or had it (PEP 509).
-// Where Python keeps no such number, from 3.14 on, 0. So it is in one build for tests too.
-inline std::uint64_t version_of([[maybe_unused]] PyObject* dict) {
+// 0 where Python keeps no such number: for the attributes of an object, which on 3.13 change
+// without it, and from 3.14 on for all. So it is in one build for tests too.
+inline std::uint64_t version_of([[maybe_unused]] PyObject* object) {
 #if PY_VERSION_HEX < 0x030E0000 && !defined(ONEPASS_EMULATE_CUDA)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
-  return reinterpret_cast<PyDictObject*>(dict)->ma_version_tag;
+  const auto* const dict = reinterpret_cast<PyDictObject*>(object);
+  return dict->ma_values == nullptr ? dict->ma_version_tag : 0;
 #pragma GCC diagnostic pop
 #else
   return 0;

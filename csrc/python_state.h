@@ -12,19 +12,20 @@
 namespace onepass {
 
 // Where the state of a parameter was found. It is there as long as two dicts hold what they held:
-// the optimizer's state, with this parameter and its own state, and this with its tensors.
+// the optimizer's state, with this parameter and its own state, and this with its tensors. Only
+// once StateReader::begin() has compared the version of the first may `state` be looked at.
 struct StatePlace {
   PyObject *param = nullptr, *state = nullptr;
   std::uint64_t version = 0;  // of its own state
   unsigned present = 0;       // which states its group asked for
   Tensors tensors;
   // Where the rest of the parameter lay, for prefetching alone.
-  const void* grad = nullptr;
+  const void* grad_handle = nullptr;
   const c10::TensorImpl *param_header = nullptr, *grad_header = nullptr;
 
   [[gnu::always_inline]] void prefetch() const {
     if (param_header == nullptr) return;
-    onepass::prefetch(grad);
+    onepass::prefetch(grad_handle);
     prefetch_lines(param_header);
     prefetch_lines(grad_header);
     if (param == nullptr) return;
@@ -40,7 +41,8 @@ class StateReader {
  public:
   explicit StateReader(const Algorithm& algorithm);
 
-  // Starts a walk over the parameters in the order of the groups.
+  // Starts a walk over the parameters in the order of the groups, in which no code of Python's
+  // runs.
   void begin(PyObject* state);
   // The place of the next parameter, good until that of the one after it is asked for.
   StatePlace& next() {

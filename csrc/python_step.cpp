@@ -210,7 +210,7 @@ bool PythonStep::gather_group(PyObject* groups, int index, Look look) {
       Tensors& tensors = plan_.add(index, subject.index, needs_state ? place.tensors : Tensors{});
       tensors.param = &param;
       if (look == Look::kAtGradients) tensors.grad = &grad;
-      place.grad = &grad;
+      place.grad_handle = &grad;
       place.param_header = param.unsafeGetTensorImpl();
       place.grad_header = grad.unsafeGetTensorImpl();
       tensors.is_new = next_new_ < new_.size() && new_[next_new_] == object;

@@ -17,8 +17,8 @@ namespace onepass {
 // directly.
 bool dispatch_mode_is_active();
 
-// One per optimizer. Keeps nothing of the optimizer between calls but the buffers of its plan and
-// addresses it compares or uses only while Python vouches for them, so that it can never be stale.
+// One per optimizer. Keeps no tensor of the optimizer between calls, but addresses that it
+// compares, or uses only while Python vouches for them, so that it can never be stale.
 class PythonStep {
  public:
   explicit PythonStep(const std::string& algorithm_name);

@@ -49,6 +49,19 @@ def test_ratios_become_a_table_with_who_was_left_out(tmp_path: Path) -> None:
     assert "- nobody: not there" in written and "results/step-2.png" in written
 
 
+def test_the_classes_that_somebody_lacks_share_a_line() -> None:
+    absent = [
+        "torch, peer: lib.SGD not found (AttributeError)",
+        "peer: too slow",
+        "peer: lib.optim.LAMB not found (AttributeError)",
+    ]
+    assert list(page.gathered(absent)) == [
+        "peer: too slow",
+        "torch has no SGD",
+        "peer has no SGD, LAMB",
+    ]
+
+
 def test_rows_become_a_table_without_empty_columns(tmp_path: Path) -> None:
     rows = [{"who": "a", "ms": 1.23456, "met": True, "why": None}]
     save(tmp_path, "step-1", rows=rows)

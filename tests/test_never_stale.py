@@ -262,6 +262,29 @@ def test_options_are_read_anew_however_they_change(case: Case) -> None:
     assert_alike(ours, theirs)
 
 
+@each_case
+def test_dicts_may_be_the_attributes_of_an_object(case: Case) -> None:
+    class Held:
+        pass
+
+    optimizer, plain = (case.ours(copies([torch.ones(3)]), lr=0.5) for _ in range(2))
+    group, state = Held(), Held()
+    take_steps(optimizer, 1)
+    take_steps(plain, 1)
+    vars(group).update(optimizer.param_groups[0])
+    optimizer.param_groups[0] = vars(group)
+    (param,) = params_of(optimizer)
+    vars(state).update(optimizer.state[param])
+    optimizer.state[param] = vars(state)
+    for step in range(2, 5):
+        group.lr = plain.param_groups[0]["lr"] = 1 / step
+        for name, value in vars(state).items():
+            setattr(state, name, value.clone())
+        take_steps(optimizer, 1, step)
+        take_steps(plain, 1, step)
+        assert torch.equal(param, params_of(plain)[0])
+
+
 def test_options_that_change_one_another_while_they_are_read_are_read_again() -> None:
     param = torch.zeros(1, requires_grad=True)
     optimizer = onepass.SGD([param], lr=0.5)

@@ -210,6 +210,17 @@ def test_hooks_fire_where_the_step_of_the_class_was_replaced(
 
 
 @each_case
+def test_a_hook_that_a_closure_adds_fires_after_the_same_step(case: Case) -> None:
+    optimizer, fired = case.ours(make_params(((3,),))), []
+
+    def closure() -> None:
+        optimizer.register_step_post_hook(lambda *_: fired.append("post"))
+
+    optimizer.step(closure)
+    assert fired == ["post"]
+
+
+@each_case
 def test_a_hook_sees_the_arguments_that_step_was_given(case: Case) -> None:
     optimizer, seen = case.ours(make_params(((3,),))), []
     optimizer.register_step_pre_hook(lambda _, *given: seen.append(given))

@@ -25,7 +25,8 @@ def watched(step: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(step)
     def watched_step(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        if _is_watched(self) and not _wraps_already(type(self).step):
+        watches = _is_watched(self) or _runs_code(*args, **kwargs)
+        if watches and not _wraps_already(type(self).step):
             return with_torchs_wrapper(self, *args, **kwargs)
         return step(self, *args, **kwargs)
 
@@ -44,6 +45,11 @@ def _is_watched(optimizer: Optimizer) -> bool:
     )
 
 
+def _runs_code(closure: Any = None, *_: Any, **__: Any) -> bool:
+    """Returns whether the step is given a closure, which might add hooks."""
+    return closure is not None
+
+
 def _wraps_already(step: Callable[..., Any]) -> bool:
-    """Returns whether torch has wrapped a subclass's own step, which has called this one."""
+    """Returns whether torch has wrapped a subclass's own step: hooks fire around that alone."""
     return getattr(step, "__code__", None) is _WRAPPER_CODE
