@@ -102,14 +102,14 @@ def publish(
     save_plot: Callable[[dict[str, Any], Path], None] = plot.save,
 ) -> None:
     """Measure the workloads; print the table, write JSON and plot; fail where we were absent."""
-    measured = [
-        measure_one(work) for work in tqdm(workloads, disable=None, leave=False, unit="workload")
-    ]
+    stem = folder / results.file_stem(title.split()[0])
+    measured: list[dict[str, Any]] = []
     result = results.document(title, machine.describe(), settings, measured)
+    for work in tqdm(workloads, disable=None, leave=False, unit="workload"):
+        measured.append(measure_one(work))
+        results.save(result, stem.with_suffix(".json"))  # a run that is cut short keeps what it has
     console = Console()
     show(result, console)
-    stem = folder / results.file_stem(title.split()[0])
-    results.save(result, stem.with_suffix(".json"))
     save_plot(result, stem.with_suffix(".png"))
     console.print(f"Written: {stem.name}.json and {stem.name}.png in {folder.name}/")
     if any(OURS in work["absent"] for work in measured):

@@ -18,6 +18,7 @@ import typer
 from benchmarks import report, results, rows
 from benchmarks.contestants import OURS
 
+Run = tuple[Path, dict[str, Any]]
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 MISSING = re.compile(r"(.*): [\w.]+\.(\w+) not found \(AttributeError\)")
 BLOCK = re.compile(r"(<!-- results: ([^\n]*), (\d+) threads? -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -32,19 +33,37 @@ def render(page: str, folder: Path = results.FOLDER) -> str:
     """The page with every block written anew."""
 
     def block(found: re.Match[str]) -> str:
-        path, result = newest(found[2], int(found[3]), folder)
-        return found[1] + "\n".join(lines_of(path, result)) + "\n" + found[4]
+        runs = runs_of(found[2], int(found[3]), folder)
+        lines = [line for path, result in newest(runs) for line in lines_of(path, result)]
+        return found[1] + "\n".join(lines) + "\n" + found[4]
 
     return BLOCK.sub(block, page)
 
 
-def newest(benchmark: str, threads: int, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The last results of a benchmark on so many threads."""
-    for path in sorted(folder.glob(f"{benchmark.split()[0]}-*.json"), reverse=True):
-        result = json.loads(path.read_text())
-        if result["benchmark"] == benchmark and result["machine"]["threads"] == threads:
-            return path, result
-    raise typer.BadParameter(f"no results of '{benchmark}' on {threads} threads; run it first")
+def runs_of(benchmark: str, threads: int, folder: Path) -> list[Run]:
+    """The results of a benchmark on so many threads, the last first."""
+    paths = sorted(folder.glob(f"{benchmark.split()[0]}-*.json"), reverse=True)
+    runs = [(path, json.loads(path.read_text())) for path in paths]
+    found = [
+        (path, result)
+        for path, result in runs
+        if result["benchmark"] == benchmark and result["machine"]["threads"] == threads
+    ]
+    if not found:
+        raise typer.BadParameter(f"no results of '{benchmark}' on {threads} threads; run it first")
+    return found
+
+
+def newest(runs: list[Run]) -> Iterator[Run]:
+    """The last run, and before it those with workloads that no later one has."""
+    seen: set[str] = set()
+    kept: list[Run] = []
+    for path, result in runs:
+        works = [work for work in result["workloads"] if work["name"] not in seen]
+        if works or not kept:
+            kept.append((path, {**result, "workloads": works}))
+        seen |= {work["name"] for work in works}
+    yield from reversed(kept)
 
 
 def lines_of(path: Path, result: dict[str, Any]) -> Iterator[str]:

@@ -43,7 +43,7 @@ def document(
 
 
 def file_stem(benchmark: str) -> str:
-    """Name of the result files of a run that ends now, without suffix."""
+    """Name of the result files of a run that begins now, without suffix."""
     return f"{benchmark}-{datetime.now():%Y-%m-%d-%H%M%S}"
 
 

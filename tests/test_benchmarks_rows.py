@@ -10,7 +10,17 @@ import torch
 from typer.testing import CliRunner
 
 import benchmarks.__main__ as command_line
-from benchmarks import curves, machine, memory, overhead, startup, storage, suites, training
+from benchmarks import (
+    curves,
+    machine,
+    measuring,
+    memory,
+    overhead,
+    startup,
+    storage,
+    suites,
+    training,
+)
 from benchmarks.contestants import BASELINE, FOR_LOOP, OPTIMIZERS, OURS, SWEEP, Contestant
 from benchmarks.timing import Settings
 from benchmarks.workloads import MI, Workload, one_group, one_tensor
@@ -164,6 +174,20 @@ def test_commands_print_and_write_their_table(line: list[str], tmp_path: Path) -
     result = json.loads(written.read_text())
     assert result["rows"] and result["legend"] and result["machine"]["cpu"]
     assert all(row.keys() == result["rows"][0].keys() for row in result["rows"])
+
+
+def test_a_run_that_is_cut_short_keeps_what_it_has_measured(tmp_path: Path) -> None:
+    works = [Workload(str(count), one_group(count, 1)) for count in (1, 2)]
+
+    def measure(work: Workload) -> dict[str, object]:
+        if work is works[1]:
+            raise KeyboardInterrupt
+        return {"name": work.name}
+
+    with pytest.raises(KeyboardInterrupt):
+        measuring.publish("step short", works, measure, QUICK, tmp_path)
+    (written,) = tmp_path.glob("step-*.json")
+    assert json.loads(written.read_text())["workloads"] == [{"name": "1"}]
 
 
 def test_all_runs_every_benchmark_of_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
