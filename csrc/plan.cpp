@@ -15,8 +15,10 @@ namespace onepass {
 namespace {
 
 bool same_coefficients(const Group& a, const Group& b) {
-  return &a == &b || (a.algorithm == b.algorithm && a.present == b.present &&
-                      std::memcmp(a.hypers, b.hypers, sizeof(a.hypers)) == 0);
+  if (&a == &b) return true;
+  if (a.algorithm != b.algorithm || a.present != b.present) return false;
+  // NOLINTNEXTLINE(bugprone-suspicious-memory-comparison): 0 and -0 may count as different
+  return std::memcmp(a.hypers, b.hypers, sizeof(a.hypers)) == 0;
 }
 
 // What belongs to a device, made where nothing does yet. Devices are few.

@@ -41,6 +41,7 @@ template <class Header>
   const c10::VariableVersion& version = tensor.unsafeGetTensorImpl()->version_counter();
   const void* address = nullptr;
   static_assert(sizeof(version) == sizeof(address));
+  // NOLINTNEXTLINE(bugprone-*): nothing is done with what is read but to prefetch it
   std::memcpy(&address, &version, sizeof(address));
   prefetch(address);
 }

@@ -22,6 +22,7 @@ void StateReader::begin(PyObject* state) {
 bool StateReader::look_up(PyObject* param, const Group& group, const Subject& subject,
                           StatePlace& place) {
   place = {};
+  // NOLINTNEXTLINE(bugprone-unchecked-optional-access): begin() has set it
   PyObject* const state = lookup_->find(param);
   if (state == nullptr || lacks(state, group)) return false;
   TORCH_CHECK_TYPE(PyDict_Check(state), "the state of ", subject.parameter(), " must be a dict");

@@ -57,6 +57,7 @@ class StateReader {
            look_up(param, group, subject, place);
   }
   // Passes over a parameter whose state is not needed.
+  // NOLINTNEXTLINE(bugprone-unchecked-optional-access): begin() has set it
   void skip(PyObject* param) { lookup_->skip(param); }
 
   // Gives the states of parameters the logs that their first sparse gradient made.
