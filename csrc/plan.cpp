@@ -15,8 +15,7 @@ namespace onepass {
 namespace {
 
 bool same_coefficients(const Group& a, const Group& b) {
-  if (&a == &b) return true;
-  if (a.algorithm != b.algorithm || a.present != b.present) return false;
+  if (&a == &b || a.algorithm != b.algorithm || a.present != b.present) return &a == &b;
   // NOLINTNEXTLINE(bugprone-suspicious-memory-comparison): 0 and -0 may count as different
   return std::memcmp(a.hypers, b.hypers, sizeof(a.hypers)) == 0;
 }

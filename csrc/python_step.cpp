@@ -180,6 +180,7 @@ bool PythonStep::gather(PyObject* groups, PyObject* state, Look look) {
   return true;
 }
 
+// NOLINTNEXTLINE(readability-function-size): one walk, in which every call would show
 bool PythonStep::gather_group(PyObject* groups, int index, Look look) {
   static PyObject* const params_key = interned("params");
   PyObject* group = PyList_GET_ITEM(groups, index);
@@ -207,12 +208,12 @@ bool PythonStep::gather_group(PyObject* groups, int index, Look look) {
     const bool needs_state = algorithm_.counts_steps || groups_[index].present != 0;
     if (look == Look::kAtStates && !needs_state) continue;
     if (!needs_state || states_.find(object, groups_[index], subject, place)) {
-      Tensors& tensors = plan_.add(index, subject.index, needs_state ? place.tensors : Tensors{});
-      tensors.param = &param;
-      if (look == Look::kAtGradients) tensors.grad = &grad;
       place.grad_handle = &grad;
       place.param_header = param.unsafeGetTensorImpl();
       place.grad_header = grad.unsafeGetTensorImpl();
+      Tensors& tensors = plan_.add(index, subject.index, needs_state ? place.tensors : Tensors{});
+      tensors.param = &param;
+      if (look == Look::kAtGradients) tensors.grad = &grad;
       tensors.is_new = next_new_ < new_.size() && new_[next_new_] == object;
       if (tensors.is_new) ++next_new_;
       if (tensors.step == nullptr && tensors.states[0] != nullptr &&
