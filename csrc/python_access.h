@@ -73,6 +73,12 @@ class InOrder {
     return value_;
   }
 
+  // The value under a key wherever it stands, or null.
+  PyObject* find(PyObject* key) {
+    PyObject* const value = take(key);
+    return value != nullptr ? value : get(dict_, key);
+  }
+
  private:
   PyObject *dict_, *key_ = nullptr, *value_ = nullptr;  // the item that comes next, once looked at
   Py_ssize_t position_ = 0;

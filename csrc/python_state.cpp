@@ -16,14 +16,13 @@ void StateReader::begin(PyObject* state) {
   if (version == 0 || version != version_) places_.clear();
   version_ = version;
   next_ = 0;
-  lookup_.emplace(state);
+  lookup_ = StateLookup(state);
 }
 
 bool StateReader::look_up(PyObject* param, const Group& group, const Subject& subject,
                           StatePlace& place) {
   place = {};
-  // NOLINTNEXTLINE(bugprone-unchecked-optional-access): begin() has set it
-  PyObject* const state = lookup_->find(param);
+  PyObject* const state = lookup_.find(param);
   if (state == nullptr || lacks(state, group)) return false;
   TORCH_CHECK_TYPE(PyDict_Check(state), "the state of ", subject.parameter(), " must be a dict");
   const std::uint64_t version = version_of(state);
@@ -45,8 +44,7 @@ Tensors StateReader::read(PyObject* state, const Group& group, const Subject& su
   Tensors tensors;
   InOrder in_order(state);
   const auto tensor_under = [&](PyObject* key, const char* role) {
-    PyObject* value = in_order.take(key);
-    return &tensor_of(value != nullptr ? value : get(state, key), subject, role);
+    return &tensor_of(in_order.find(key), subject, role);
   };
   if (algorithm_.counts_steps) tensors.step = tensor_under(step_key_, "step");
   for (std::size_t k = 0; k < number_keys_.size(); ++k)

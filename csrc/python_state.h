@@ -3,7 +3,6 @@
 
 #include <bit>
 #include <cstdint>
-#include <optional>
 #include <vector>
 
 #include "plan.h"
@@ -57,8 +56,7 @@ class StateReader {
            look_up(param, group, subject, place);
   }
   // Passes over a parameter whose state is not needed.
-  // NOLINTNEXTLINE(bugprone-unchecked-optional-access): begin() has set it
-  void skip(PyObject* param) { lookup_->skip(param); }
+  void skip(PyObject* param) { lookup_.skip(param); }
 
   // Gives the states of parameters the logs that their first sparse gradient made.
   void keep(const std::deque<NewDecayLog>& made, PyObject* groups, PyObject* state) const;
@@ -73,7 +71,7 @@ class StateReader {
   PyObject* step_key_;  // this and the following are interned
   std::vector<PyObject*> state_keys_, number_keys_;
   PyObject *decay_log_key_, *row_decay_log_key_;
-  std::optional<StateLookup> lookup_;
+  StateLookup lookup_{nullptr};
   std::vector<StatePlace> places_;
   std::size_t next_ = 0;
   std::uint64_t version_ = 0;  // of the optimizer's state, when places_ were found

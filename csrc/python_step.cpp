@@ -180,13 +180,20 @@ bool PythonStep::gather(PyObject* groups, PyObject* state, Look look) {
   return true;
 }
 
-// NOLINTNEXTLINE(readability-function-size): one walk, in which every call would show
+// What tells a parameter's first step where its state counts none.
+inline void PythonStep::note_first_step(PyObject* param, Tensors& tensors) {
+  tensors.is_new = next_new_ < new_.size() && new_[next_new_] == param;
+  if (tensors.is_new) ++next_new_;
+  if (tensors.step == nullptr && tensors.states[0] != nullptr &&
+      (scaler_.found_inf.defined() || !counts_.empty()))
+    tensors.step = count_of(at::Tensor(*tensors.states[0]), tensors.is_new);
+}
+
 bool PythonStep::gather_group(PyObject* groups, int index, Look look) {
   static PyObject* const params_key = interned("params");
   PyObject* group = PyList_GET_ITEM(groups, index);
   TORCH_CHECK_TYPE(PyDict_Check(group), "parameter group ", index, " must be a dict");
-  PyObject* params = InOrder(group).take(params_key);
-  if (params == nullptr) params = get(group, params_key);
+  PyObject* params = InOrder(group).find(params_key);
   TORCH_CHECK_TYPE(params != nullptr && PyList_Check(params), "'params' of parameter group ", index,
                    " must be a list");
   const ParameterNames names(groups);
@@ -214,11 +221,7 @@ bool PythonStep::gather_group(PyObject* groups, int index, Look look) {
       Tensors& tensors = plan_.add(index, subject.index, needs_state ? place.tensors : Tensors{});
       tensors.param = &param;
       if (look == Look::kAtGradients) tensors.grad = &grad;
-      tensors.is_new = next_new_ < new_.size() && new_[next_new_] == object;
-      if (tensors.is_new) ++next_new_;
-      if (tensors.step == nullptr && tensors.states[0] != nullptr &&
-          (scaler_.found_inf.defined() || !counts_.empty()))
-        tensors.step = count_of(at::Tensor(*tensors.states[0]), tensors.is_new);
+      note_first_step(object, tensors);
     } else if (look == Look::kAtGradients) {
       stateless_.emplace_back(py::reinterpret_borrow<py::object>(object),
                               py::reinterpret_borrow<py::object>(group));

@@ -46,6 +46,7 @@ class PythonStep {
   const at::Tensor* count_of(const at::Tensor& state, bool is_new);
   bool prepare(PyObject* groups, PyObject* state, const py::function& new_state);
   bool gather(PyObject* groups, PyObject* state, Look look);
+  inline void note_first_step(PyObject* param, Tensors& tensors);
   bool gather_group(PyObject* groups, int index, Look look);
 
   const Algorithm& algorithm_;

@@ -241,7 +241,7 @@ MEMORY = (
     Fault("a damped first momentum", "csrc/rules/sgd.h", "first ? 1.0 : 1.0 - h.dampening",
           "1.0 - h.dampening", SGD_STEPS),
     Fault("every momentum is the first", STEP,
-          "next_new_ < new_.size() && new_[next_new_] == object;", "true;", SGD_STEPS),
+          "next_new_ < new_.size() && new_[next_new_] == param;", "true;", SGD_STEPS),
     Fault("a product wider than it is stored", "csrc/rules/nadam.h", "product.rounded(mu)", "mu",
           NADAM_STEPS),
     Fault("rectified too early", "csrc/rules/radam.h", "rho > 5.0 && t > 5.0", "rho > 4.0",

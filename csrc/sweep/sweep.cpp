@@ -152,8 +152,9 @@ void sweep_tiles(const Task& task, const Section& section) {
   }
 }
 
-// Small tensors lie scattered: what the processor asks for by itself comes late.
-void prefetch_start(const Task& task) {
+// Small tensors lie scattered: what the processor asks for by itself comes late. Inlined by force,
+// as GCC takes it for a function without effects.
+[[gnu::always_inline]] inline void prefetch_start(const Task& task) {
   __builtin_prefetch(task.param.data, /*rw=*/1);
   __builtin_prefetch(task.grad.data);
   for (int k = 0; k < task.state_count; ++k) __builtin_prefetch(task.states[k].data, /*rw=*/1);
