@@ -47,11 +47,13 @@ def everything(
     folder: Folder = results.FOLDER,
 ) -> None:
     """All that a CPU can measure, with one and with all threads; takes one to two hours."""
-    for suite in ("promised", "models"):
-        for threads in (0, 1):
+    for threads in (0, 1):
+        for suite in ("promised", "models"):
             step.command(suite=suite, rounds=rounds, threads=threads, folder=folder)
+        algorithms.command(rounds=rounds, threads=threads, folder=folder)
     step.command(suite="models", dtype="bfloat16", rounds=rounds, folder=folder)
-    for benchmark in (curves, algorithms, overhead, storage, training, embedding):
+    algorithms.command(dtype="bfloat16", rounds=rounds, folder=folder)
+    for benchmark in (curves, overhead, storage, training, embedding):
         benchmark.command(rounds=rounds, folder=folder)
     for benchmark in (memory, startup):
         benchmark.command(folder=folder)

@@ -15,7 +15,8 @@ from rich.console import Console
 from torch import Tensor
 
 from benchmarks import machine, measuring, plot, report, results
-from benchmarks.contestants import OURS, Absent, Contestant, Lineup, ParamGroups, check_same
+from benchmarks.agreement import ParamGroups, check_same
+from benchmarks.contestants import OURS, Absent, Contestant, Lineup
 from benchmarks.measuring import Folder, Rounds, Threads
 from benchmarks.timing import Settings, Step, Summary, Times, speedups, time_batch
 from benchmarks.workloads import Workload

@@ -1,7 +1,6 @@
 """Who steps on the device: made, started, compared, and asked how many bytes a step needs."""
 
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.agreement import difference
 from benchmarks.contestants import (
     BASELINE,
     COMPARED,
@@ -18,7 +18,6 @@ from benchmarks.contestants import (
     Absent,
     Contestant,
     Lineup,
-    ParamGroups,
     make_groups,
 )
 from benchmarks.gpu_device import Clock
@@ -140,24 +139,6 @@ def reason(error: Exception) -> str:
     """The first line of an error; of ours as it is."""
     line = (str(error).splitlines() or [""])[0]
     return line if isinstance(error, Absent) else f"{type(error).__name__}: {line}"
-
-
-def tensors_of(params: ParamGroups) -> Iterator[Tensor]:
-    """All parameters, group by group."""
-    for group in params:
-        yield from group["params"]
-
-
-@torch.no_grad()
-def difference(params: ParamGroups, reference: ParamGroups, start: ParamGroups) -> float:
-    """How far two sets of parameters that started alike are apart, as a part of the move."""
-    apart, moved = [], []
-    rows = zip(*(tensors_of(one) for one in (params, reference, start)), strict=True)
-    for own, other, first in rows:
-        apart.append((own.float() - other.float()).norm())
-        moved.append((other.float() - first.float()).norm())
-    far, move = (math.hypot(*torch.stack(norms).tolist()) for norms in (apart, moved))
-    return far / move if move else math.inf
 
 
 def count_bytes(optimizer: torch.optim.Optimizer) -> tuple[int, int]:

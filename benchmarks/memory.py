@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from benchmarks import machine, measuring, results, rows
-from benchmarks.contestants import OPTIMIZERS, PEERS, Absent, Contestant, ParamGroups, make_groups
+from benchmarks.agreement import ParamGroups
+from benchmarks.contestants import OPTIMIZERS, PEERS, Absent, Contestant, make_groups
 from benchmarks.measuring import Folder
 from benchmarks.models import resnet_50
 from benchmarks.timing import time_batch

@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from benchmarks import report, results, rows
+from benchmarks import embedding, report, results, rows
 from benchmarks.contestants import OURS
 
 Run = tuple[Path, dict[str, Any]]
@@ -71,14 +71,31 @@ def lines_of(path: Path, result: dict[str, Any]) -> Iterator[str]:
     info = result["machine"]
     yield f"{info['cpu']}, {info['cores']} cores, torch {info['torch']}, {info['date'][:10]}"
     yield f"([data](../benchmarks/results/{path.name}))."
-    yield from ("", *(plain(result["rows"]) if result.get("rows") else ratios(result)), "")
-    skipped = [line for line in report.remarks(result) if line.startswith("Skipped")]
-    if absent := list(gathered([line.removeprefix("Skipped: ") for line in skipped])):
+    if "legend" in result:
+        yield from ("", result["legend"])
+    yield from ("", *table_of(result), "")
+    if absent := list(gathered(left_out(result))):
         yield from ("<details><summary>Who is left out where, and why</summary>", "")
         yield from (f"- {line}" for line in absent)
         yield from ("", "</details>", "")
     if path.with_suffix(".png").exists():
         yield from (f"![{result['benchmark']}](../benchmarks/results/{path.stem}.png)", "")
+
+
+def table_of(result: dict[str, Any]) -> Iterator[str]:
+    """The table that suits a benchmark."""
+    if "rows" in result:
+        return plain([line for line in result["rows"] if not line.get("absent")])
+    return lanes(result) if result["benchmark"] == "embedding" else ratios(result)
+
+
+def left_out(result: dict[str, Any]) -> list[str]:
+    """Who took no part, and why."""
+    lines = [line.removeprefix("Skipped: ") for line in report.remarks(result)
+             if line.startswith("Skipped")]  # fmt: skip
+    named = (f"{line['contestant']}: {line['absent']}" for line in result.get("rows", ())
+             if line.get("absent"))  # fmt: skip
+    return [*lines, *dict.fromkeys(named)]
 
 
 def gathered(absent: list[str]) -> Iterator[str]:
@@ -102,6 +119,13 @@ def ratios(result: dict[str, Any]) -> Iterator[str]:
         cells = [work["onepass_over"].get(rival) for rival in rivals]
         ours = report.duration(work["warm"][OURS]["seconds"]["median"])
         yield row(work["name"], ours, *(f"{cell['median']:.3g}" if cell else "" for cell in cells))
+
+
+def lanes(result: dict[str, Any]) -> Iterator[str]:
+    """The time of a row of an embedding in small and large tables."""
+    yield from header(*embedding.COLUMNS)
+    for work in result["workloads"]:
+        yield from (row(work["name"], name, *embedding.cells(work, name)) for name in work["warm"])
 
 
 def plain(table: list[rows.Row]) -> Iterator[str]:

@@ -4,9 +4,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.contestants import PEERS
 from benchmarks.timing import Settings, Summary, Times, speedups
 
 FOLDER = Path(__file__).parent / "results"
@@ -37,9 +39,17 @@ def document(
     return {
         "benchmark": benchmark,
         "machine": machine,
+        "peers": peer_versions(),
         "settings": asdict(settings),
         "workloads": workloads,
     }
+
+
+def peer_versions() -> dict[str, str]:
+    """The version of every other project that is installed."""
+    owners = packages_distributions()
+    modules = {peer.name: peer.module.partition(".")[0] for peer in PEERS}
+    return {name: version(owners[top][0]) for name, top in modules.items() if top in owners}
 
 
 def file_stem(benchmark: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks import contestants, machine, measuring, models, step, suites, timing
+from benchmarks import agreement, contestants, machine, measuring, models, step, suites, timing
 from benchmarks.__main__ import app
 from benchmarks.contestants import BASELINE, FASTEST, FOREACH, OPTIMIZERS, OURS, SWEEP
 from benchmarks.timing import Settings, Summary
@@ -211,10 +211,10 @@ def test_rounds_interleave_all_contestants(clock: Clock) -> None:
 
 def test_contestants_that_disagree_are_refused() -> None:
     params, others = (contestants.make_groups(TINY[0].groups) for _ in range(2))
-    contestants.check_same("same", params, others)
+    agreement.check_same("same", params, others)
     torch.optim.AdamW(others).step()
     with pytest.raises(AssertionError, match="lazy"):
-        contestants.check_same("lazy", params, others)
+        agreement.check_same("lazy", params, others)
 
 
 def absent(contestant: contestants.Contestant, work: Workload = TINY[0]) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch.optim.optimizer import _default_to_fused_or_foreach
 from typer.testing import CliRunner
 
-from benchmarks import algorithms, contestants, measuring
+from benchmarks import agreement, algorithms, contestants, measuring
 from benchmarks.__main__ import app
 from benchmarks.contestants import BASELINE, COMPILED, FOR_LOOP, OPTIMIZERS, OURS, SWEEP
 from benchmarks.timing import Settings
@@ -25,16 +25,17 @@ QUICK = Settings(rounds=2, least_seconds=1e-5, cache_bytes=64)
 ELEMENTS = 8
 
 
-def workload(name: str) -> Workload:
-    return Workload(name, one_tensor(ELEMENTS))
+def workload(name: str, elements: int = ELEMENTS, dtype: str = "float32") -> Workload:
+    return Workload(name, one_tensor(elements), dtype=dtype)
 
 
-def rivals(case: Case) -> set[str]:
+def rivals(case: Case, dtype: str = "float32") -> set[str]:
     """Returns the paths of torch that have the algorithm."""
     if case.theirs is None:
         return set()
-    fused = {BASELINE} if "fused" in inspect.signature(case.theirs).parameters else set()
-    return {FOR_LOOP, "torch foreach"} | fused
+    has_fused = "fused" in inspect.signature(case.theirs).parameters
+    right = (BASELINE, str(case), dtype) not in contestants.DEFECTS
+    return {FOR_LOOP, "torch foreach"} | ({BASELINE} if has_fused and right else set())
 
 
 def test_every_class_is_there() -> None:
@@ -68,7 +69,38 @@ def test_a_contestant_that_stands_still_is_seen(case: Case) -> None:
     for _ in range(contestants.COMPARED):
         optimizer.step()
     with pytest.raises(AssertionError, match="idle"):
-        contestants.check_same("idle", params, start)
+        agreement.check_same("idle", params, start)
+
+
+@each_case
+def test_everyone_takes_part_in_16_bits_too(case: Case) -> None:
+    """Beside who stands still, and paths of torch that are known for computing something else."""
+    work = workload(str(case), 1 << 12, "bfloat16")
+    measured = algorithms.measure(work, OPTIMIZERS, QUICK)
+    assert set(measured["warm"]) == {OURS, SWEEP} | rivals(case, "bfloat16")
+    assert not measured["promises"]
+    start = contestants.make_groups(work.groups, dtype=torch.bfloat16)
+    moved = contestants.make_groups(work.groups, dtype=torch.bfloat16)
+    optimizer = case.ours(moved, **contestants.HYPERS.get(str(case), {}))
+    for _ in range(contestants.COMPARED):
+        optimizer.step()
+    with pytest.raises(AssertionError, match=r"idle: its move differs by 100\.0%"):
+        agreement.check_same_move("idle", start, moved, start)
+
+
+def test_a_defect_of_torch_is_one() -> None:
+    """Else the path belongs into the benchmark again."""
+    for (name, algorithm, dtype), reason in contestants.DEFECTS.items():
+        work = workload(algorithm, 1 << 12, dtype)
+        (theirs,) = (row for row in OPTIMIZERS if row.name == name)
+        assert contestants.line_up([theirs], algorithm, work).absent == {name: reason}
+        ours, start, wrong = (
+            contestants.make_groups(work.groups, dtype=work.torch_dtype) for _ in range(3)
+        )
+        for optimizer in (OPTIMIZERS[0].make(algorithm, ours), theirs.make(algorithm, wrong)):
+            optimizer.step()
+        with pytest.raises(AssertionError, match="its move differs"):
+            agreement.check_same_move(name, wrong, ours, start)
 
 
 @pytest.mark.slow
@@ -97,7 +129,7 @@ def test_a_step_that_torch_cannot_compile_is_absent_with_the_reason(
 
 
 def test_promises_are_those_made() -> None:
-    slow = {FOR_LOOP: 3.0, COMPILED: 0.97}
+    slow = {FOR_LOOP: 5.0, COMPILED: 0.97}
     promised = {name: slow for name in ("RMSprop", "Adadelta", "Adamax", "NAdam", "RAdam")}
     promised |= {name: {BASELINE: 0.97} for name in ("SGD", "Adagrad")}
     assert promised == algorithms.PROMISES

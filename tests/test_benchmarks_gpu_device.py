@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import onepass
-from benchmarks import gpu_device, gpu_lineup, timing
+from benchmarks import agreement, gpu_device, gpu_lineup, timing
 from benchmarks.contestants import BASELINE, COMPARED, OURS, Contestant, make_groups
 from benchmarks.gpu_device import HostClock, per_step, read_trace
 from benchmarks.timing import Settings
@@ -211,9 +211,9 @@ def test_nan_is_not_the_same() -> None:
     first, second, start = (make_groups(ONE.groups) for _ in range(3))
     for one in (first, second):
         torch.optim.SGD(one, lr=0.1).step()
-    assert gpu_lineup.difference(first, second, start) == 0
+    assert agreement.difference(first, second, start) == 0
     second[0]["params"][0].data[3] = torch.nan
-    assert not gpu_lineup.difference(first, second, start) <= 1
+    assert not agreement.difference(first, second, start) <= 1
 
 
 def test_who_fails_is_absent_and_the_others_go_on() -> None:
@@ -243,4 +243,4 @@ def test_the_replay_of_a_graph_is_a_step() -> None:
     replay = gpu_lineup.captured(torch.optim.AdamW(params, lr=rate, capturable=True))
     timing.time_batch(replay, COMPARED - gpu_lineup.STARTING)
     timing.time_batch(torch.optim.AdamW(eager, lr=1e-3).step, COMPARED)
-    assert gpu_lineup.difference(params, eager, make_groups(MANY.groups, clock.device)) < 1e-3
+    assert agreement.difference(params, eager, make_groups(MANY.groups, clock.device)) < 1e-3

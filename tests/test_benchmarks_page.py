@@ -80,6 +80,28 @@ def test_rows_become_a_table_without_empty_columns(tmp_path: Path) -> None:
     assert "| who | ms | met |\n|---|---|---|\n| a | 1.235 | met |\n" in written
 
 
+def test_a_table_of_rows_is_explained_and_names_who_is_absent(tmp_path: Path) -> None:
+    rows = [
+        {"size": 1, "contestant": "a", "ms": 2.5, "absent": None},
+        {"size": 1, "contestant": "b", "ms": None, "absent": "not there"},
+        {"size": 2, "contestant": "b", "ms": None, "absent": "not there"},
+    ]
+    save(tmp_path, "step-1", rows=rows, legend="ms: of a step.")
+    written = page.render(BLOCK.format("step one", "2 threads"), tmp_path)
+    assert "\nms: of a step.\n\n| size | contestant | ms |\n" in written
+    assert "| 1 | b |" not in written and written.count("- b: not there\n") == 1
+
+
+def test_an_embedding_is_shown_by_tables_of_rows(tmp_path: Path) -> None:
+    columns = {
+        kind: {"onepass, 2 rows": {"seconds": {"median": 3e-6}}} for kind in ("warm", "cold")
+    }
+    only = {**work(1.0, {}, {}), **columns, "growth": {}, "promises": {}, "touched_rows": 1000}
+    save(tmp_path, "embedding-1", benchmark="embedding", workloads=[only])
+    written = page.render(BLOCK.format("embedding", "2 threads"), tmp_path)
+    assert "| 4 Ki | onepass, 2 rows | 3 ns |  | 3 ns |  |  |  |  |\n" in written
+
+
 @pytest.mark.parametrize("threads", ["1 thread", "3 threads"])
 def test_results_of_another_number_of_threads_are_not_taken(tmp_path: Path, threads: str) -> None:
     save(tmp_path, "step-1")

@@ -16,6 +16,7 @@ from benchmarks import (
     measuring,
     memory,
     overhead,
+    results,
     startup,
     storage,
     suites,
@@ -174,6 +175,11 @@ def test_commands_print_and_write_their_table(line: list[str], tmp_path: Path) -
     result = json.loads(written.read_text())
     assert result["rows"] and result["legend"] and result["machine"]["cpu"]
     assert all(row.keys() == result["rows"][0].keys() for row in result["rows"])
+
+
+def test_results_have_the_versions_of_other_projects(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "PEERS", (Contestant("tests", "pytest.anything"), NOBODY))
+    assert results.document("any", {}, QUICK, [])["peers"] == {"tests": pytest.__version__}
 
 
 def test_a_run_that_is_cut_short_keeps_what_it_has_measured(tmp_path: Path) -> None:
