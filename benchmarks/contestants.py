@@ -124,7 +124,9 @@ HYPERS: dict[str, dict[str, Any]] = {
     "SGD": {"lr": 1e-3, "momentum": 0.9},
 }
 STARTING = 2  # the first step makes the state that the second may be compiled for
-MOST_TENSORS_OF_A_SHAPE = 5  # that a contestant has for a parameter, those that come and go too
+# Of a parameter's shape, while all are measured: three of one contestant more, three that come and
+# go, four of the sweep.
+MOST_TENSORS_OF_A_SHAPE = 10
 COMPARED = 8  # steps before all are compared: RAdam's are rectified from the sixth on
 # Where torch computes something else.
 DEFECTS = {(BASELINE, "SGD", "bfloat16"): "moves no parameters of 16 bits (pytorch#191763)"}

@@ -69,7 +69,7 @@ struct Adam : Rule {
 
     ONEPASS_FN void measure(Real p, Real g, Real* states, Real* terms) const {
       g = with_l2(g, l2, p);
-      terms[0] = Real(agree(lerp(states[0], g, one_minus_beta1), g));
+      terms[0] = agreement(lerp(states[0], g, one_minus_beta1), g);
     }
     ONEPASS_FN void finish(const double* squares, double size, Number* /*numbers*/) {
       step_size *= Real(cautious_scale(squares[0], size));

@@ -41,7 +41,7 @@ struct Lion : Rule {
     }
 
     ONEPASS_FN void measure(Real /*p*/, Real g, Real* states, Real* terms) const {
-      terms[0] = Real(agree(lerp(states[0], g, one_minus_beta1), g));
+      terms[0] = agreement(lerp(states[0], g, one_minus_beta1), g);
     }
     ONEPASS_FN void finish(const double* squares, double size, Number* /*numbers*/) {
       lr *= Real(cautious_scale(squares[0], size));

@@ -42,8 +42,8 @@ struct Momentum : Rule {
       Real& v = states[0];
       g = with_l2(g, l2, p);
       v = lerp(v, g, one_minus_beta);  // v_t
-      const Real direction = nesterov != Real(0) ? lerp(v, g, one_minus_beta) : v;
-      return p * keep - step_size * direction;
+      const Real ahead = lerp(v, g, one_minus_beta);
+      return p * keep - step_size * (nesterov != Real(0) ? ahead : v);
     }
   };
 };

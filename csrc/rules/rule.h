@@ -229,6 +229,11 @@ template <class Real>
 ONEPASS_FN bool agree(Real direction, Real g) {
   return sign(direction) * sign(g) > Real(0);
 }
+// As a number: a conversion of the truth value would not be vectorised.
+template <class Real>
+ONEPASS_FN Real agreement(Real direction, Real g) {
+  return agree(direction, g) ? Real(1) : Real(0);
+}
 ONEPASS_FN double cautious_scale(double agreeing, double size) {
   const double share = agreeing / size;
   return 1.0 / (share < 1e-3 ? 1e-3 : share);
