@@ -20,7 +20,6 @@ from benchmarks import (
     training,
 )
 from benchmarks.measuring import Folder
-from benchmarks.workloads import MI
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 app.command("step")(step.command)
@@ -53,7 +52,7 @@ def everything(
             step.command(suite=suite, rounds=rounds, threads=threads, folder=folder)
         algorithms.command(rounds=rounds, threads=threads, folder=folder)
     step.command(suite="models", dtype="bfloat16", rounds=rounds, folder=folder)
-    algorithms.command(dtype="bfloat16", elements=16 * MI, rounds=rounds, folder=folder)
+    algorithms.command(dtype="bfloat16", rounds=rounds, folder=folder)
     for benchmark in (curves, overhead, storage, training, embedding):
         benchmark.command(rounds=rounds, folder=folder)
     for benchmark in (memory, startup):

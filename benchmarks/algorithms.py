@@ -37,7 +37,7 @@ NEAR_THE_BYTES = 1 / 1.1  # within 10 % of the sweep's time
 
 def command(
     algorithm: Annotated[list[str] | None, typer.Option(help="A class; repeatable.")] = None,
-    elements: Annotated[int, typer.Option(min=1, help="Size of the tensor.")] = 4 * MI,
+    elements: Annotated[int, typer.Option(min=1, help="Size of the tensor.")] = 16 * MI,
     rounds: Rounds = 21,
     threads: Threads = 0,
     dtype: Dtype = "float32",

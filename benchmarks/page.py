@@ -17,6 +17,7 @@ import typer
 
 from benchmarks import embedding, report, results, rows
 from benchmarks.contestants import OURS
+from benchmarks.suites import SUITES
 
 Run = tuple[Path, dict[str, Any]]
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
@@ -33,9 +34,8 @@ def render(page: str, folder: Path = results.FOLDER) -> str:
     """The page with every block written anew."""
 
     def block(found: re.Match[str]) -> str:
-        runs = runs_of(found[2], int(found[3]), folder)
-        lines = [line for path, result in newest(runs) for line in lines_of(path, result)]
-        return found[1] + "\n".join(lines) + "\n" + found[4]
+        runs = list(newest(runs_of(found[2], int(found[3]), folder)))
+        return found[1] + "\n".join(lines_of(runs)) + "\n" + found[4]
 
     return BLOCK.sub(block, page)
 
@@ -55,10 +55,12 @@ def runs_of(benchmark: str, threads: int, folder: Path) -> list[Run]:
 
 
 def newest(runs: list[Run]) -> Iterator[Run]:
-    """The last run, and before it those with workloads that no later one has."""
+    """The last run, and before it those of this machine with workloads that no later one has."""
     seen: set[str] = set()
     kept: list[Run] = []
     for path, result in runs:
+        if kept and machine_of(result) != machine_of(kept[0][1]):
+            continue
         works = [work for work in result["workloads"] if work["name"] not in seen]
         if works or not kept:
             kept.append((path, {**result, "workloads": works}))
@@ -66,11 +68,18 @@ def newest(runs: list[Run]) -> Iterator[Run]:
     yield from reversed(kept)
 
 
-def lines_of(path: Path, result: dict[str, Any]) -> Iterator[str]:
-    """Where the results came from, a table, who was left out, and the plot if there is one."""
+def machine_of(result: dict[str, Any]) -> str:
+    """What results of several runs must share to stand in one table."""
     info = result["machine"]
-    yield f"{info['cpu']}, {info['cores']} cores, torch {info['torch']}, {info['date'][:10]}"
-    yield f"([data](../benchmarks/results/{path.name}))."
+    return f"{info['cpu']}, {info['cores']} cores, torch {info['torch']}"
+
+
+def lines_of(runs: list[Run]) -> Iterator[str]:
+    """Where the results came from, a table, who was left out, and the plots that there are."""
+    result = {**runs[-1][1], "workloads": in_order(runs)}
+    yield f"{machine_of(result)}; the data:"
+    dates = [(result["machine"]["date"][:10], path.name) for path, result in runs]
+    yield ", ".join(f"[{date}](../benchmarks/results/{name})" for date, name in dates) + "."
     if "legend" in result:
         yield from ("", result["legend"])
     yield from ("", *table_of(result), "")
@@ -78,8 +87,17 @@ def lines_of(path: Path, result: dict[str, Any]) -> Iterator[str]:
         yield from ("<details><summary>Who is left out where, and why</summary>", "")
         yield from (f"- {line}" for line in absent)
         yield from ("", "</details>", "")
-    if path.with_suffix(".png").exists():
-        yield from (f"![{result['benchmark']}](../benchmarks/results/{path.stem}.png)", "")
+    for path, _ in runs:
+        if path.with_suffix(".png").exists():
+            yield from (f"![{result['benchmark']}](../benchmarks/results/{path.stem}.png)", "")
+
+
+def in_order(runs: list[Run]) -> list[dict[str, Any]]:
+    """The workloads of all runs as their suite has them."""
+    suite = next((word for word in runs[0][1]["benchmark"].split() if word in SUITES), "")
+    order = [work.name for work in SUITES.get(suite, ())]
+    works = [work for _, result in runs for work in result["workloads"]]
+    return sorted(works, key=lambda work: (*order, work["name"]).index(work["name"]))
 
 
 def table_of(result: dict[str, Any]) -> Iterator[str]:

@@ -49,15 +49,18 @@ def test_ratios_become_a_table_with_who_was_left_out(tmp_path: Path) -> None:
     assert "- nobody: not there" in written and "results/step-2.png" in written
 
 
-def test_workloads_that_no_later_run_has_are_shown_before(tmp_path: Path) -> None:
-    kept = {**work(1.0, {"torch": 1.5}, {}), "name": "large"}
-    save(tmp_path, "step-1", workloads=[work(3e-6, {"torch": 4.5}, {}), kept])
-    save(tmp_path, "step-2", workloads=[work(2e-6, {"torch": 3.25}, {})])
-    written = page.render(BLOCK.format("step one", "2 threads"), tmp_path)
-    assert "| 4 Ki | 3.00 us | 4.5 |" not in written
-    assert written.index("| large | 1000.00 ms | 1.5 |") < written.index(
-        "| 4 Ki | 2.00 us | 3.25 |"
-    )
+def test_workloads_that_no_later_run_has_are_shown_with_it(tmp_path: Path) -> None:
+    title = "step AdamW promised float32"
+    large = {**work(1.0, {"torch": 1.5}, {}), "name": "16 Mi"}
+    elsewhere = {"machine": {**MACHINE, "cpu": "another"}}
+    foreign = {**work(1.0, {"torch": 9.5}, {}), "name": "64 Ki"}
+    save(tmp_path, "step-0", benchmark=title, workloads=[foreign], **elsewhere)
+    save(tmp_path, "step-1", benchmark=title, workloads=[work(3e-6, {"torch": 4.5}, {}), large])
+    save(tmp_path, "step-2", benchmark=title, workloads=[work(2e-6, {"torch": 3.25}, {})])
+    written = page.render(BLOCK.format(title, "2 threads"), tmp_path)
+    assert "| 4 Ki | 2.00 us | 3.25 |\n| 16 Mi | 1000.00 ms | 1.5 |\n" in written
+    assert "4.5" not in written and "9.5" not in written
+    assert written.index("results/step-1.json") < written.index("results/step-2.json")
 
 
 def test_the_classes_that_somebody_lacks_share_a_line() -> None:
