@@ -5,8 +5,12 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+COLORS = colormaps["tab20"].colors[::2] + colormaps["tab20"].colors[1::2]
+FEW = 10  # workloads
 
 
 def save(result: dict[str, Any], path: Path) -> None:
@@ -20,15 +24,18 @@ def save_bars(
     draw: Callable[[Axes, list[dict[str, Any]], str], None],
     label: str,
 ) -> None:
-    """Two plots beside one another, warm and cold."""
-    width = max(12, 2 * len(result["workloads"]))
-    figure = Figure(figsize=(width, 5), layout="constrained")
+    """Two plots, warm and cold: beside one another, or of many workloads one below the other."""
+    works = len(result["workloads"])
+    rows, columns = (2, 1) if works > FEW else (1, 2)
+    figure = Figure(figsize=(max(12, columns * works), 4.5 * rows), layout="constrained")
     figure.suptitle(title(result))
-    axes = figure.subplots(1, 2, sharey=True)
+    axes = figure.subplots(rows, columns, sharey=True)
     for ax, kind in zip(axes, ("warm", "cold"), strict=True):
         draw(ax, result["workloads"], kind)
         ax.set_title(f"{kind} caches")
     axes[0].set_ylabel(label)
+    if rows > 1:
+        axes[1].set_ylabel(label)
     handles = axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside right upper", fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,6 +77,7 @@ def draw_bars(
             width,
             yerr=[low, high],
             label=name,
+            color=COLORS[position % len(COLORS)],
         )
     ax.set_xticks(range(len(workloads)), [fill(work["name"], 12) for work in workloads])
 
