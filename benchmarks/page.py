@@ -83,6 +83,9 @@ def lines_of(runs: list[Run]) -> Iterator[str]:
     if "legend" in result:
         yield from ("", result["legend"])
     yield from ("", *table_of(result), "")
+    shares = [(work["name"], work["bystanders"] or 0) for work in result["workloads"]]
+    if noisy := [f"{name} {share:.0%}" for name, share in shares if share > report.QUIET]:
+        yield from (f"Noisy, as other programs had part of the cores: {', '.join(noisy)}.", "")
     if absent := list(gathered(left_out(result))):
         yield from ("<details><summary>Who is left out where, and why</summary>", "")
         yield from (f"- {line}" for line in absent)
@@ -134,9 +137,20 @@ def ratios(result: dict[str, Any]) -> Iterator[str]:
     rivals = list(dict.fromkeys(name for work in works for name in work["onepass_over"]))
     yield from header("", "onepass", *rivals)
     for work in works:
-        cells = [work["onepass_over"].get(rival) for rival in rivals]
+        cells = [cell(work, rival) for rival in rivals]
         ours = report.duration(work["warm"][OURS]["seconds"]["median"])
-        yield row(work["name"], ours, *(f"{cell['median']:.3g}" if cell else "" for cell in cells))
+        yield row(work["name"], ours, *cells)
+
+
+def cell(work: dict[str, Any], rival: str) -> str:
+    """How many times as fast as a rival, and what was promised."""
+    ratio, promised = work["onepass_over"].get(rival), work["promises"].get(rival)
+    if not ratio:
+        return ""
+    if not promised:
+        return f"{ratio['median']:.3g}"
+    missed = "" if promised["met"] else ", not met"
+    return f"{ratio['median']:.3g} ({promised['at_least']:.3g} promised{missed})"
 
 
 def lanes(result: dict[str, Any]) -> Iterator[str]:

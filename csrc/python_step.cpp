@@ -180,7 +180,7 @@ bool PythonStep::gather(PyObject* groups, PyObject* state, Look look) {
   return true;
 }
 
-// What tells a parameter's first step where its state counts none.
+// Marks a parameter's first step, and gives it a count where its state has none.
 inline void PythonStep::note_first_step(PyObject* param, Tensors& tensors) {
   tensors.is_new = next_new_ < new_.size() && new_[next_new_] == param;
   if (tensors.is_new) ++next_new_;

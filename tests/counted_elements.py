@@ -14,6 +14,7 @@ from tests.cases import CASES, Case
 from tests.support import instruction_sets
 
 ELEMENTS = 2048
+STEPS = 6  # the last of them is RAdam's first that is rectified
 # The dtypes of parameters and gradients, and of the states, that have loops of their own.
 MIXES = {
     "float32": (torch.float32, torch.float32),
@@ -28,7 +29,9 @@ def step(case: Case, options: dict[str, Any], mix: str) -> None:
     dtype, state_dtype = MIXES[mix]
     param = torch.ones(ELEMENTS, dtype=dtype, requires_grad=True)
     param.grad = torch.full_like(param, 0.5)
-    case.ours([param], **options, state_dtype=state_dtype).step()
+    optimizer = case.ours([param], **options, state_dtype=state_dtype)
+    for _ in range(STEPS):
+        optimizer.step()
 
 
 def main() -> None:

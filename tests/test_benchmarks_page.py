@@ -25,6 +25,7 @@ def work(seconds: float, over: dict[str, float], absent: dict[str, str]) -> dict
         "name": "4 Ki",
         "warm": {OURS: {"seconds": {"median": seconds}}},
         "onepass_over": {rival: {"median": ratio} for rival, ratio in over.items()},
+        "promises": {},
         "absent": absent,
         "compile_seconds": {},
         "bystanders": 0.0,
@@ -61,6 +62,15 @@ def test_workloads_that_no_later_run_has_are_shown_with_it(tmp_path: Path) -> No
     assert "| 4 Ki | 2.00 us | 3.25 |\n| 16 Mi | 1000.00 ms | 1.5 |\n" in written
     assert "4.5" not in written and "9.5" not in written
     assert written.index("results/step-1.json") < written.index("results/step-2.json")
+
+
+def test_promises_that_are_missed_and_noise_are_named(tmp_path: Path) -> None:
+    promises = {"torch": {"at_least": 2.5, "met": True}, "peer": {"at_least": 2, "met": False}}
+    promised = {**work(2e-6, {"torch": 3.25, "peer": 1.5}, {}), "promises": promises}
+    save(tmp_path, "step-1", workloads=[{**promised, "bystanders": 0.25}])
+    written = page.render(BLOCK.format("step one", "2 threads"), tmp_path)
+    assert "| 2.00 us | 3.25 (2.5 promised) | 1.5 (2 promised, not met) |\n" in written
+    assert "Noisy, as other programs had part of the cores: 4 Ki 25%.\n" in written
 
 
 def test_the_classes_that_somebody_lacks_share_a_line() -> None:

@@ -42,6 +42,7 @@ struct Momentum : Rule {
       Real& v = states[0];
       g = with_l2(g, l2, p);
       v = lerp(v, g, one_minus_beta);  // v_t
+      // Nesterov's direction, outside of the selection: inside it the loop is not vectorised.
       const Real ahead = lerp(v, g, one_minus_beta);
       return p * keep - step_size * (nesterov != Real(0) ? ahead : v);
     }
