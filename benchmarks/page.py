@@ -112,11 +112,9 @@ def table_of(result: dict[str, Any]) -> Iterator[str]:
 
 def left_out(result: dict[str, Any]) -> list[str]:
     """Who took no part, and why."""
-    lines = [line.removeprefix("Skipped: ") for line in report.remarks(result)
-             if line.startswith("Skipped")]  # fmt: skip
     named = (f"{line['contestant']}: {line['absent']}" for line in result.get("rows", ())
              if line.get("absent"))  # fmt: skip
-    return [*lines, *dict.fromkeys(named)]
+    return [*report.skipped(result), *dict.fromkeys(named)]
 
 
 def gathered(absent: list[str]) -> Iterator[str]:

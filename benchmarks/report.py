@@ -100,14 +100,19 @@ def promise(work: dict[str, Any], rival: str) -> list[str]:
 
 def remarks(result: dict[str, Any]) -> list[str]:
     """Who was skipped and why, how long compiling took, noise, the share of the bytes' limit."""
-    skipped: dict[str, dict[str, None]] = {}
-    for work in result["workloads"]:
-        for name, why in work["absent"].items():
-            skipped.setdefault(why, {})[name] = None
-    lines = [f"Skipped: {', '.join(who)}: {why}" for why, who in skipped.items()]
+    lines = [f"Skipped: {line}" for line in skipped(result)]
     for work in result["workloads"]:
         lines += [f"{work['name']}: {remark}" for remark in remarks_on(work)]
     return lines
+
+
+def skipped(result: dict[str, Any]) -> list[str]:
+    """Who was absent from a workload, by the reasons."""
+    reasons: dict[str, dict[str, None]] = {}
+    for work in result["workloads"]:
+        for name, why in work["absent"].items():
+            reasons.setdefault(why, {})[name] = None
+    return [f"{', '.join(who)}: {why}" for why, who in reasons.items()]
 
 
 def remarks_on(work: dict[str, Any]) -> Iterator[str]:

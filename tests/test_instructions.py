@@ -18,7 +18,6 @@ import pytest
 
 from tests import counted_elements
 from tests.cases import CASES
-from tests.counted_elements import ELEMENTS, MIXES
 from tests.counted_steps import STEPS
 from tests.support import ROOT
 
@@ -105,9 +104,9 @@ def test_a_group_whose_rate_a_scheduler_changes_takes_a_few_more(steps: Counts) 
 def test_every_loop_takes_several_elements_at_a_time(elements: Counts) -> None:
     """Registers of twice the width halve the instructions of what is vectorised alone."""
     loops = [name.removeprefix(WIDER) for name in elements if name.startswith(WIDER)]
-    assert len(loops) == len(elements) / 2 >= len(MIXES) * len(CASES)
+    assert len(loops) == len(elements) / 2 >= len(counted_elements.MIXES) * len(CASES)
     shares = {name: elements[WIDER + name] / elements["baseline" + name] for name in loops}
     assert {name: share for name, share in shares.items() if not 0 < share <= VECTORISED} == {}
-    stepped = ELEMENTS * counted_elements.STEPS
+    stepped = counted_elements.ELEMENTS * counted_elements.STEPS
     each = {name: elements[WIDER + name] / stepped for name in loops}
     assert {name: count for name, count in each.items() if count > AN_ELEMENT} == {}
