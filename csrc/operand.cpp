@@ -1,7 +1,6 @@
 #include "operand.h"
 
 #include <ATen/EmptyTensor.h>
-#include <c10/core/DispatchKeySet.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
 
@@ -18,17 +17,6 @@ namespace {
 
 using c10::DispatchKey;
 using c10::DispatchKeySet;
-
-// Keys that say what surrounds a call, not how a tensor lies in memory.
-constexpr DispatchKeySet kSurroundings = c10::autograd_dispatch_keyset |
-                                         c10::autocast_dispatch_keyset |
-                                         DispatchKeySet(DispatchKey::ADInplaceOrView);
-constexpr DispatchKeySet kLazy({DispatchKey::Conjugate, DispatchKey::Negative,
-                                DispatchKey::ZeroTensor});
-constexpr DispatchKeySet kDispatched({DispatchKey::Python, DispatchKey::PythonTLSSnapshot,
-                                      DispatchKey::Functionalize, DispatchKey::FuncTorchBatched,
-                                      DispatchKey::FuncTorchGradWrapper,
-                                      DispatchKey::BatchedNestedTensor});
 
 bool is_plain(const at::TensorBase& tensor) {
   const DispatchKeySet keys = tensor.key_set() - kSurroundings;

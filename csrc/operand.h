@@ -8,6 +8,7 @@
 #include <string>
 
 #include "sweep/sweep.h"
+#include "tensor/torch_compat.h"
 
 namespace onepass {
 
@@ -47,15 +48,6 @@ bool is_lazy(const at::TensorBase& tensor);
 // Whether numbers of the tensor's type can be swept.
 bool is_supported(const at::TensorBase& tensor);
 
-// The usual tensor is strided, on the CPU or a CUDA device, no inference tensor, contiguous.
-inline constexpr c10::DispatchKeySet kUsualOnCpu({c10::DispatchKey::CPU,
-                                                  c10::DispatchKey::AutogradCPU,
-                                                  c10::DispatchKey::ADInplaceOrView,
-                                                  c10::DispatchKey::AutocastCPU});
-inline constexpr c10::DispatchKeySet kUsualOnCuda({c10::DispatchKey::CUDA,
-                                                   c10::DispatchKey::AutogradCUDA,
-                                                   c10::DispatchKey::ADInplaceOrView,
-                                                   c10::DispatchKey::AutocastCUDA});
 inline bool is_usual(const c10::TensorImpl& tensor, c10::DispatchKeySet keys) {
   return tensor.key_set() == keys && tensor.is_contiguous();
 }

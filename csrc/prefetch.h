@@ -7,7 +7,9 @@
 
 #include <ATen/core/TensorBase.h>
 
-#include <cstring>
+#include <cstddef>
+
+#include "tensor/torch_compat.h"
 
 namespace onepass {
 
@@ -36,14 +38,9 @@ template <class Header>
   prefetch(&tensor.unsafeGetTensorImpl()->version_counter());
 }
 
-// Where the version is counted, once that has come: a VariableVersion is a pointer to it.
+// Where the version is counted, once that has come.
 [[gnu::always_inline]] inline void prefetch_version(const at::TensorBase& tensor) {
-  const c10::VariableVersion& version = tensor.unsafeGetTensorImpl()->version_counter();
-  const void* address = nullptr;
-  static_assert(sizeof(version) == sizeof(address));
-  // NOLINTNEXTLINE(bugprone-*): nothing is done with what is read but to prefetch it
-  std::memcpy(&address, &version, sizeof(address));
-  prefetch(address);
+  prefetch(version_address(tensor));
 }
 
 }  // namespace onepass

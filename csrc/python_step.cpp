@@ -2,8 +2,6 @@
 
 #include <ATen/Functions.h>
 #include <c10/core/InferenceMode.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
-#include <c10/core/impl/TorchDispatchModeTLS.h>
 
 #include <bit>
 #include <cmath>
@@ -19,21 +17,7 @@ void check_scale(double scale) {
                     " (it must be positive and finite)");
 }
 
-// The gradient of a leaf, read without the calls that Tensor::grad() makes.
-const at::Tensor& gradient_of(const at::Tensor& param) {
-  static const at::Tensor none;
-  const auto* meta =
-      static_cast<torch::autograd::AutogradMeta*>(param.unsafeGetTensorImpl()->autograd_meta());
-  return meta == nullptr ? none : meta->grad_;
-}
-
 }  // namespace
-
-bool dispatch_mode_is_active() {
-  return c10::impl::TorchDispatchModeTLS::any_modes_set() ||
-         c10::impl::tls_local_dispatch_key_set().included_.has(
-             c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
-}
 
 // The time in which an optimizer is in use by one call. Ends with all tensors let go.
 class PythonStep::Session {

@@ -13,10 +13,6 @@
 
 namespace onepass {
 
-// Whether calls go to a mode first (fake tensors, functorch) and memory must not be touched
-// directly.
-bool dispatch_mode_is_active();
-
 // One per optimizer. Keeps no tensor of the optimizer between calls, but addresses that it
 // compares, or uses only while Python vouches for them, so that it can never be stale.
 class PythonStep {

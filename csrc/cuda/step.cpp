@@ -12,6 +12,7 @@
 
 #include "../plan.h"
 #include "../rules/variants.h"
+#include "../tensor/torch_compat.h"
 #include "place.h"
 #include "runtime.h"
 
@@ -68,7 +69,7 @@ c10::Stream DeviceSteps::stream() const {
 }
 
 void* DeviceSteps::stream_handle() const {
-  return device_.is_cuda() ? stream().native_handle() : nullptr;
+  return device_.is_cuda() ? handle_of_current(stream()) : nullptr;
 }
 
 // The tables in the device's memory, copied there unless they are there already.

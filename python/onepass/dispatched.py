@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ._native import C
+from ._torch import divide_
 from .rules import RULES
 from .state import localize, number_device, parameter_name
 
@@ -128,4 +129,4 @@ def _unscale(grads: list[Tensor], scale: Tensor | None, found_inf: Tensor | None
         return
     if found_inf is not None:
         scale = torch.where(found_inf != 0, torch.ones_like(scale), scale)
-    torch._foreach_div_(grads, scale)
+    divide_(grads, scale)

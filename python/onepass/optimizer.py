@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, _get_scalar_dtype
+from torch.optim.optimizer import Optimizer
 
 from ._native import C
+from ._torch import check_graph_capture, number_dtype, without_wrapper
 from .capture import check_captured, is_capturing
 from .dispatched import fill_lists, step_by_op, step_locally
 from .options import EVERYWHERE, OURS, check_options
@@ -104,9 +105,8 @@ class OnePass(Optimizer):
     def _torch_step(self, closure: Callable[[], Any] | None) -> Any:
         # torch wraps the step of a class once one of it was made, which would fire hooks twice.
         step = super().step
-        if getattr(step, "hooked", False):
-            return step.__wrapped__(self, closure)  # type: ignore[attr-defined]
-        return step(closure)
+        inner = without_wrapper(step)
+        return step(closure) if inner is None else inner(self, closure)
 
     def _init_group(self, group: dict[str, Any], *lists: list[Tensor]) -> Any:
         """Fills torch's lists for one group; by this name torch.compile runs it while tracing."""
@@ -121,7 +121,7 @@ class OnePass(Optimizer):
         if torch.compiler.is_compiling():
             return
         if not self._captured_unasked or any(group["capturable"] for group in self.param_groups):
-            self._accelerator_graph_capture_health_check()
+            check_graph_capture(self)
         if is_capturing():
             check_captured(self)
 
@@ -166,7 +166,7 @@ class OnePass(Optimizer):
     def _new_state(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         """Returns the state of a parameter before its first step, as torch's for-loop makes it."""
         rule, state = RULES[self.rule], {}
-        number = _get_scalar_dtype(is_fused=group.get("fused"))
+        number = number_dtype(group.get("fused"))
         with torch.inference_mode(False):  # so that steps outside inference mode go on with it
             if rule.counts_steps:
                 state["step"] = torch.zeros((), dtype=number, device=count_device(param, group))

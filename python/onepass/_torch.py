@@ -1,0 +1,65 @@
+"""Every private name of torch that onepass uses, each with the versions that have it so.
+
+Tried with 2.9 to 2.15. A new torch is compared with this file and `csrc/tensor/torch_compat.h`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import optimizer as _module
+from torch.optim.optimizer import Optimizer
+
+# All versions: torch's wrapper around step(), which runs hooks and tells profilers.
+wrapped_by_torch: Callable[[Callable[..., Any]], Callable[..., Any]] = Optimizer.profile_hook_step
+
+_WRAPPER_CODE = wrapped_by_torch(lambda _: None).__code__
+
+
+def is_wrapped_by_torch(step: Callable[..., Any]) -> bool:
+    """Returns whether torch has wrapped this step (all versions)."""
+    return getattr(step, "__code__", None) is _WRAPPER_CODE
+
+
+def keep_unwrapped(step: Callable[..., Any]) -> None:
+    """Marks a step that torch's constructor must not wrap (all versions)."""
+    step.hooked = True  # type: ignore[attr-defined]
+
+
+def without_wrapper(step: Callable[..., Any]) -> Callable[..., Any] | None:
+    """Returns the function inside torch's wrapper; None where there is no wrapper (all versions)."""
+    if not getattr(step, "hooked", False):
+        return None
+    inner: Callable[..., Any] = step.__wrapped__  # type: ignore[attr-defined]
+    return inner
+
+
+def has_step_hooks(optimizer: Optimizer) -> bool:
+    """Returns whether hooks run around a step: its own or those of all (all versions)."""
+    return bool(
+        optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or _module._global_optimizer_pre_hooks
+        or _module._global_optimizer_post_hooks
+    )
+
+
+def number_dtype(is_fused: bool | None) -> torch.dtype:
+    """Returns the dtype in which torch counts steps (all versions)."""
+    dtype: torch.dtype = _module._get_scalar_dtype(is_fused=is_fused)  # type: ignore[no-untyped-call,unused-ignore]
+    return dtype
+
+
+def check_graph_capture(optimizer: Optimizer) -> None:
+    """Refuses a capture without `capturable`, in torch's words (renamed in 2.11)."""
+    named = "_accelerator_graph_capture_health_check"
+    check = getattr(optimizer, named, None) or optimizer._cuda_graph_capture_health_check
+    check()
+
+
+def divide_(tensors: list[Tensor], divisor: Tensor) -> None:
+    """Divides all tensors in place, in one call (all versions)."""
+    torch._foreach_div_(tensors, divisor)
