@@ -162,7 +162,7 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
     ),
     "untied": (
         lambda m: setattr(m.second, "weight", frozen(m.first.weight.detach().clone())),
-        "tied otherwise.*'second.weight'",
+        "tied or ordered otherwise.*'second.weight'",
     ),
 }
 
@@ -220,54 +220,6 @@ def test_the_function_refuses_what_does_not_fit_and_writes_nothing() -> None:
         with pytest.raises(RuntimeError, match=words):
             ema.update_(averages, values, 0.5)
         assert not memory.any() and memory._version == 0
-
-
-# ---- swapping
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-def test_weights_come_back_after_a_swap_whatever_happens_in_it(dtype: torch.dtype) -> None:
-    model = Tied(dtype)
-    average = after(3, model, beta=0.9, use_buffers=True)
-    model.train_on(7)
-    with torch.no_grad():
-        model.conv.bias[:3] = torch.tensor([float("nan"), -0.0, float("inf")])
-    before, places = shown(average, model), [p.data_ptr() for p in model.parameters()]
-    for failure in (None, ZeroDivisionError, KeyboardInterrupt):
-        try:
-            with average.swapped():
-                for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-                    assert same_bits(tensor, average.averages[name].to(tensor.dtype)) or (
-                        tensor.dtype == torch.int64 and tensor == average.averages[name]
-                    )
-                with torch.no_grad():
-                    model.first.weight += 1
-                if failure is not None:
-                    raise failure
-        except (ZeroDivisionError, KeyboardInterrupt) as error:
-            assert type(error) is failure
-        assert shown(average, model) == before
-    assert places == [p.data_ptr() for p in model.parameters()]
-
-
-def test_an_average_that_is_swapped_in_is_left_alone() -> None:
-    model = Tied()
-    average = after(2, model)
-    model.train_on(5)
-    outside = shown(average, model)
-    with average.swapped():
-        inside = shown(average, model)
-        for call in (
-            average.update, average.copy_to, lambda: average.swapped().__enter__(),
-            lambda: copy.deepcopy(average), lambda: pickle.dumps(average),
-        ):  # fmt: skip
-            with pytest.raises(RuntimeError, match=r"while it is swapped in.*leave the block"):
-                call()
-            assert shown(average, model) == inside
-        saved = average.state_dict()
-    assert inside != outside == shown(average, model)
-    assert same_bits(saved["module.conv.bias"], average.averages["conv.bias"])
-    average.update()
 
 
 # ---- copies and checkpoints

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..state import bytes_of, readable
+from ..state import bytes_of
 from .arithmetic import checked_beta
-from .tensors import average_of, count, loaded, named, owners, write
+from .names import distinct, fitting, matched, named, positions, unsaved
+from .snapshot import Snapshot
+from .tensors import average_of, count, loaded, write
 
 
 class EMA:
@@ -61,7 +63,9 @@ class EMA:
         but: averages of 16-bit weights are float32, because 8 bits do not hold a thousandth of a
         difference; buffers of whole numbers are copied, not averaged and cut off. It keeps tensors
         and no second module: ``swapped()`` lends them to the model. State dicts have the same keys
-        and load both ways where both average the same tensors.
+        and load both ways where both average the same tensors. Another model's tensors are matched
+        by identity, by name without what wrappers add (torch.compile, DDP, FSDP), and only where
+        names differ by order, as there; one with other counts or shapes is refused.
 
     Example:
         >>> import torch, onepass
@@ -100,19 +104,17 @@ class EMA:
         self._is_swapped = False
         weights = named(params, use_buffers)
         self._source = params if isinstance(params, torch.nn.Module) else weights
-        self._owners = owners(weights)
-        self.averages = {}
-        for name, owner in self._owners.items():
-            tied = self.averages.get(owner)
-            self.averages[name] = average_of(weights[name], dtype) if tied is None else tied
-        write(*self._pairs(weights))
+        self._positions = positions(weights)
+        averages = [average_of(weight, dtype) for weight in distinct(weights)]
+        self.averages = {name: averages[at] for name, at in self._positions.items()}
+        write(*self._pairs(None))
 
     def update(self, model: torch.nn.Module | None = None) -> None:
         """Moves the averages towards the weights: one call, one pass over memory.
 
         Args:
-            model: takes the weights from another module with the same tensors, as AveragedModel;
-                None is what the average was made of (None).
+            model: takes the weights from another module with the same tensors, for example the
+                wrapped one; None is what the average was made of (None).
 
         Raises:
             ValueError: beta is out of range, or the tensors are others than before.
@@ -121,7 +123,7 @@ class EMA:
         """
         self._refuse_while_swapped("be updated")
         step = self.n_averaged + 1
-        names, averages, weights = self._pairs(self._weights(model))
+        names, averages, weights = self._pairs(model)
         corrected = self.bias_correction or step == 1
         write(names, averages, weights, self.beta, step if corrected else None)
         self.n_averaged = step
@@ -140,31 +142,46 @@ class EMA:
                 has changed.
         """
         self._refuse_while_swapped("be copied")
-        names, averages, weights = self._pairs(self._weights(model))
+        names, averages, weights = self._pairs(model)
         write(names, weights, averages)
 
     @contextlib.contextmanager
     def swapped(self) -> Iterator[None]:
         """Puts the averages in place of the weights, and the weights back at the end of the block.
 
-        Meanwhile the weights take their own bytes once more. What a tensor's memory is stays.
+        The model leaves the block as it entered it. Its weights and all its buffers, also those
+        that are not averaged, are the same tensors in the same memory with the same values,
+        whatever the block did: trained, loaded, moved to another dtype or device, replaced, added
+        or removed buffers, raised. ``update_bn`` in the block serves the averages alone. Meanwhile
+        weights and buffers take their own bytes once more.
+
+        What the block shares with the weights is theirs again afterwards: save or copy a state dict
+        of the model before leaving. Gradients, train() and eval() stay as the block left them.
 
         Raises:
             RuntimeError: they are swapped in already, or a tensor does not fit; nothing has
-                changed.
+                changed. Or the block gave the model other modules or parameters: all tensors that
+                were there have their values back, the others are named.
         """
         self._refuse_while_swapped("be swapped in")
-        names, averages, weights = self._pairs(self._weights(None))
-        before = [readable(f"'{name}'", weights[k]).clone() for k, name in enumerate(names)]
-        write(names, weights, averages)
-        self._is_swapped = True
+        names, averages, weights = self._pairs(None)
+        before = Snapshot(self._source, weights)
         try:
+            write(names, weights, averages)
+            self._is_swapped = True
             yield
+        except BaseException:
+            before.restore()
+            raise
+        else:
+            lost = before.restore()
         finally:
             self._is_swapped = False
-            with torch.no_grad():
-                for weight, own in zip(weights, before, strict=True):
-                    weight.copy_(own)
+        if lost:
+            raise RuntimeError(
+                f"not all of the model is what it was before swapped(): {lost}; change modules and "
+                "parameters outside of the block"
+            )
 
     def state_bytes(self) -> int:
         """Returns the bytes of memory that the averages take."""
@@ -177,34 +194,38 @@ class EMA:
 
         As there, the options are not among them: the averages go on under any.
         """
-        averages = {f"module.{name}": average for name, average in self.averages.items()}
+        left_out = unsaved(self._source)
+        averages = {
+            f"module.{name}": average
+            for name, average in self.averages.items()
+            if name not in left_out
+        }
         return {"n_averaged": torch.tensor(self.n_averaged), **averages}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Loads copies from a state dict of this class or of AveragedModel, all or nothing.
 
         The averages keep their dtype and device. Buffers in it that are not averaged here are
-        passed over.
+        passed over. It fits whether or not either model is wrapped by torch.compile, DDP,
+        DataParallel, FSDP or activation checkpointing.
 
         Raises:
-            ValueError, RuntimeError: the state dict does not fit; nothing has changed.
+            ValueError, RuntimeError: the state dict does not fit, or the averages are swapped in;
+                nothing has changed.
         """
-        if not isinstance(state_dict, dict):
+        self._refuse_while_swapped("be loaded")
+        if not isinstance(state_dict, Mapping):
             raise ValueError(f"a state dict must be a dict, got {state_dict!r}")
-        expected = {"n_averaged", *(f"module.{name}" for name in self.averages)}
-        known = {f"module.{name}" for name in named(self._source, True)}
-        missing, unknown = expected - state_dict.keys(), state_dict.keys() - expected - known
-        if missing or unknown:
-            raise ValueError(
-                f"the state dict does not fit: missing are {sorted(missing)}, unknown are "
-                f"{sorted(map(str, unknown))}; load a state dict of this model"
-            )
-        fresh = {
-            name: loaded(f"module.{name}", state_dict[f"module.{name}"], average)
-            for name, average in self.averages.items()
+        at, keys = fitting(state_dict, self.averages, self._source)
+        fresh: dict[int, Tensor] = {}
+        for name, key in keys.items():
+            value = loaded(key, state_dict[key], self.averages[name])
+            fresh.setdefault(self._positions[name], value)
+        self.n_averaged = count(state_dict[at])
+        self.averages = {
+            name: fresh.get(position, self.averages[name])
+            for name, position in self._positions.items()
         }
-        self.n_averaged = count(state_dict["n_averaged"])
-        self.averages = {name: fresh[owner] for name, owner in self._owners.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what is copied and pickled: the averages, and what they were made of."""
@@ -220,18 +241,16 @@ class EMA:
                 "leave the block of swapped() first"
             )
 
-    def _weights(self, model: torch.nn.Module | None) -> dict[str, Tensor]:
-        weights = named(self._source if model is None else model, self.use_buffers)
-        found = owners(weights)
-        if found != self._owners:
-            odd = sorted({name for name, _ in found.items() ^ self._owners.items()})
-            raise ValueError(
-                f"the tensors are not those that are averaged, or tied otherwise: {odd[:8]}; make "
-                "a new EMA after changing the model"
-            )
-        return weights
-
-    def _pairs(self, weights: dict[str, Tensor]) -> tuple[list[str], list[Tensor], list[Tensor]]:
+    def _pairs(self, model: torch.nn.Module | None) -> tuple[list[str], list[Tensor], list[Tensor]]:
         """Returns names, averages and weights, tied ones once."""
-        names = [name for name, owner in self._owners.items() if name == owner]
-        return names, [self.averages[name] for name in names], [weights[name] for name in names]
+        weights = named(self._source, self.use_buffers)
+        if model is not None:
+            given = named(model, self.use_buffers)
+            if not {*map(id, weights.values())} <= {*map(id, given.values())}:
+                weights = given
+        names: list[str] = []
+        for name, position in self._positions.items():
+            if position == len(names):
+                names.append(name)
+        averages = [self.averages[name] for name in names]
+        return names, averages, matched(averages, self._positions, weights)

@@ -1,4 +1,4 @@
-"""The tensors behind an average of weights: found by name, made, written, loaded."""
+"""The tensors behind an average of weights: made, written, loaded."""
 
 from __future__ import annotations
 
@@ -11,31 +11,7 @@ from torch import Tensor
 from ..state import cast_state, dtype_for, localize, readable
 from .arithmetic import checked_whole, update_
 
-
-def named(source: Any, use_buffers: bool) -> dict[str, Tensor]:
-    """Returns tensors by name, tied ones under each of their names."""
-    found: dict[str, Tensor] = {}
-    if isinstance(source, torch.nn.Module):
-        found.update(source.named_parameters(remove_duplicate=False))
-        if use_buffers:
-            found.update(source.named_buffers(remove_duplicate=False))
-        return found
-    if isinstance(source, Tensor):
-        raise TypeError("params must be a module or an iterable of tensors, got one tensor")
-    for k, item in enumerate(source.items() if isinstance(source, dict) else source):
-        name, tensor = item if isinstance(item, tuple) else (str(k), item)
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"params must hold tensors or (name, tensor) pairs, got {item!r}")
-        if name in found:
-            raise ValueError(f"params must have different names, got {name!r} twice")
-        found[name] = tensor
-    return found
-
-
-def owners(weights: dict[str, Tensor]) -> dict[str, str]:
-    """Returns for each name the first name of the same tensor."""
-    first: dict[int, str] = {}
-    return {name: first.setdefault(id(tensor), name) for name, tensor in weights.items()}
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def is_averaged(tensor: Tensor) -> bool:
@@ -51,6 +27,8 @@ def average_of(weight: Tensor, dtype: torch.dtype | None) -> Tensor:
         wanted = dtype_for(weight, dtype, "dtype")
     else:  # Deviation from torch: a step of 1 - beta of the difference is lost in 16 bits.
         wanted = torch.float32 if weight.dtype in (torch.bfloat16, torch.float16) else weight.dtype
+    if type(weight) not in _PLAIN and _is_memory(weight):
+        weight = weight.detach().as_subclass(Tensor)
     with torch.inference_mode(False):  # so that updates outside inference mode go on with it
         return torch.empty_like(weight, dtype=wanted, requires_grad=False)
 
@@ -73,10 +51,9 @@ def write(
                 f"{target.dtype} and {list(target.shape)}; make a new EMA after changing the model"
             )
         readable(f"'{name}'", source), readable(f"'{name}'", target)
+    pairs = [(_plain(name, target), _plain(name, source)) for name, target, source in averaged]
     try:
-        update_(
-            [_plain(row[1]) for row in averaged], [_plain(row[2]) for row in averaged], beta, step
-        )
+        update_([target for target, _ in pairs], [source for _, source in pairs], beta, step)
     except RuntimeError as error:
         text = re.sub(r"averages\[(\d+)\]", lambda k: f"'{averaged[int(k[1])][0]}'", str(error))
         raise RuntimeError(text) from None
@@ -85,10 +62,30 @@ def write(
             target.copy_(source)
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    """Returns a plain tensor as it is, and the local part of a DTensor."""
-    is_plain = type(tensor) in (Tensor, torch.nn.Parameter)
-    return tensor if is_plain else localize(tensor.detach(), "of the averages")
+def _plain(name: str, tensor: Tensor) -> Tensor:
+    """Returns the tensor whose memory holds the numbers: of a DTensor, its local part."""
+    if type(tensor) in _PLAIN:
+        return tensor
+    if _is_memory(tensor):
+        return tensor.detach().as_subclass(Tensor)
+    if not _is_dtensor(tensor):
+        raise TypeError(
+            f"'{name}' is a {type(tensor).__name__}, whose numbers are not in memory of its own; "
+            "onepass averages plain tensors and DTensors: average the tensors inside, or use "
+            "AveragedModel"
+        )
+    return localize(tensor.detach(), f"'{name}'")
+
+
+def _is_memory(tensor: Tensor) -> bool:
+    """Returns whether a tensor's class adds methods at most, and no way of its own to compute."""
+    return type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
+
+
+def _is_dtensor(tensor: Tensor) -> bool:
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
 
 
 def loaded(name: str, value: Any, average: Tensor) -> Tensor:
