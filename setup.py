@@ -1,6 +1,7 @@
 """Compiles csrc/ into onepass._C; everything static stands in pyproject.toml.
 
-Environment: ONEPASS_CUDA=0|1|emulate, TORCH_CUDA_ARCH_LIST, MAX_JOBS, ONEPASS_SANITIZE=1.
+Environment: ONEPASS_CUDA=0|1|emulate, TORCH_CUDA_ARCH_LIST, MAX_JOBS, ONEPASS_SANITIZE=1,
+ONEPASS_UNTESTED=1 (read by build_backend/).
 """
 
 import importlib.util

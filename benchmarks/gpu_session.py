@@ -6,6 +6,7 @@ Only the standard library: on such a machine little may be installed.
 import argparse
 import json
 import re
+import runpy
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
@@ -25,7 +26,8 @@ NEEDED = {
     "tqdm": ("4.66", "benchmark"),
     "matplotlib": ("3.8", "benchmark"),
 }
-LEAST_TORCH = "2.13"  # never installed: the machine's is the one that was built for its GPU
+# Torch is never installed: the machine's is the one that was built for its GPU.
+VERSIONS = runpy.run_path(str(Path(__file__).parents[1] / "python/onepass/_versions.py"))
 MOST_FAILURES = 30  # tests named in the report
 RESULTS = {0: "done", 124: "out of time", 127: "not found", 137: "killed"}
 STEPS, TESTS, REPORT = "steps.tsv", "tests.xml", "report.md"
@@ -40,11 +42,12 @@ def missing() -> dict[str, str]:
     }
 
 
-def older_torch() -> dict[str, str]:
-    """A torch that is older than onepass asks for, and what that means."""
-    if numbers(version := installed("torch")) >= numbers(LEAST_TORCH):
+def unsupported_torch() -> dict[str, str]:
+    """A torch that onepass does not work with, and what that means."""
+    if VERSIONS["is_supported"](version := installed("torch")):
         return {}
-    return {f"torch>={LEAST_TORCH}": f"here is {version or 'none'}, with which nothing is promised"}
+    here = f"here is {version or 'none'}, with which nothing is promised"
+    return {VERSIONS["REQUIREMENT"]: here}
 
 
 def installed(name: str) -> str:
@@ -75,7 +78,7 @@ def report(folder: Path) -> str:
         ["## Tests", "", *tests(folder / TESTS)],
         ["## Sanitizers", "", *sanitizers(folder)],
         *(figures(result) if result else [["## Figures", "", "None: see benchmark.log."]]),
-        ["## Missing packages", "", *(list_of(missing() | older_torch()) or ["None."])],
+        ["## Missing packages", "", *(list_of(missing() | unsupported_torch()) or ["None."])],
     ]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 

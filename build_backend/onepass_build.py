@@ -11,9 +11,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import runpy
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 from setuptools import build_meta
 from setuptools.build_meta import (  # noqa: F401  (hooks passed on as they are)
@@ -25,8 +27,8 @@ from setuptools.build_meta import (  # noqa: F401  (hooks passed on as they are)
 
 from toolchain import check_compiler
 
-TORCH = "torch>=2.13"
-MIN_TORCH = (2, 13)
+VERSIONS = runpy.run_path(str(Path(__file__).parents[1] / "python/onepass/_versions.py"))
+UNTESTED = os.environ.get("ONEPASS_UNTESTED") == "1"
 
 
 def _target_path() -> list[str]:
@@ -39,16 +41,18 @@ def _target_path() -> list[str]:
     return [*sys.path, *json.loads(out)]
 
 
+def _check_versions(torch: str | None) -> None:
+    """Stops in words where this torch or Python is not one that onepass works with."""
+    obstacle = VERSIONS["obstacle"](sys.version_info[:2], torch)
+    if obstacle and not UNTESTED:
+        raise SystemExit(f"{obstacle}\nONEPASS_UNTESTED=1 builds for it all the same.")
+
+
 def _requires() -> list[str]:
     check_compiler()
     found = next(iter(metadata.distributions(name="torch", path=_target_path())), None)
-    if found is None:
-        return [TORCH]
-    if tuple(int(n) for n in found.version.split(".")[:2]) < MIN_TORCH:
-        raise SystemExit(
-            f'onepass: needs {TORCH}, here is torch {found.version}: pip install -U "{TORCH}"'
-        )
-    return []
+    _check_versions(found and found.version)
+    return [] if found else [VERSIONS["REQUIREMENT"]]
 
 
 def _prepare() -> None:
@@ -56,7 +60,8 @@ def _prepare() -> None:
     if not importlib.util.find_spec("torch"):
         sys.path[:] = dict.fromkeys(_target_path())
     if not importlib.util.find_spec("torch"):
-        raise SystemExit(f'onepass: no torch to build against: pip install "{TORCH}"')
+        raise SystemExit(f"onepass: no torch to build against: {VERSIONS['INSTALL_TORCH']}")
+    _check_versions(metadata.version("torch"))
 
 
 def get_requires_for_build_wheel(config_settings=None):

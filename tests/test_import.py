@@ -12,7 +12,7 @@ import pytest
 
 import onepass
 from onepass import __main__ as command
-from onepass import _native
+from onepass import _native, _versions
 
 PACKAGE = Path(onepass.__file__).parent
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
@@ -75,6 +75,7 @@ def check_common(text: str, torch: str) -> None:
     assert len(text.splitlines()) <= 12
     assert f"with torch {torch} (Python {sys.version_info[0]}.{sys.version_info[1]}, " in text
     assert text.count("Fix:") == 1
+    assert f"onepass works with {_versions.WORKS_WITH}.\n" in text
     assert text.rstrip().endswith("Details:  python -m onepass doctor")
 
 
@@ -84,7 +85,8 @@ def check_common(text: str, torch: str) -> None:
         ("2.13.0+cpu", "2.12.1+cu126", 'pip install "torch==2.13.*"'),
         ("2.13.0+cpu", "2.14.0", REBUILD),
         ("2.9.0", "2.13.1+cpu", REBUILD),
-        ("2.13.0", "3.0.0a0+git12ab", REBUILD),
+        ("2.13.0", "2.8.0", 'pip install "torch==2.13.*"'),
+        ("2.13.0", "3.0.0a0+git12ab", 'pip install "torch==2.13.*"'),
     ],
 )
 def test_other_torch_is_named_and_nothing_is_loaded(installation, built, found, fix):
@@ -152,7 +154,29 @@ def test_source_tree_is_to_be_built_where_it_lies(installation):
 
 
 def test_no_torch(installation):
-    assert installation.error() == 'onepass needs torch:  pip install "torch>=2.13"\n'
+    assert installation.error() == 'onepass needs torch:  pip install "torch>=2.9,<2.16"\n'
+
+
+@pytest.mark.parametrize("found", ["2.8.0+cu126", "2.16.0"])
+def test_torch_that_no_build_can_serve(installation, found):
+    installation.torch(found)
+    (installation.folder / "csrc").mkdir()
+    (installation.folder / "setup.py").touch()
+    text = installation.error()
+    check_common(text, found)
+    assert 'Fix:  pip install "torch>=2.9,<2.16"' in text
+
+
+@pytest.mark.parametrize("python", [(3, 9), (3, 15)])
+def test_python_that_no_build_can_serve(installation, python):
+    # In a process of its own: what the interpreter says of itself is all that is looked at.
+    claim = f"import sys; sys.version_info = {(*python, 1, 'final', 0)}; import onepass"
+    error = installation.run("-c", claim).stderr
+    assert (
+        f"onepass works with {_versions.WORKS_WITH}; here is Python {_versions.text(python)}."
+        in error
+    )
+    assert error.endswith("\nFix:  python3.13 -m pip install onepass\n")
 
 
 def test_broken_torch_speaks_for_itself(installation):

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from packaging.tags import sys_tags
 
+from onepass import _versions
+
 ROOT = Path(__file__).resolve().parents[1]
 BACKEND = ROOT / "build_backend"
 # One is enough to see that the sources are there, and the same for all: it is compiled once.
@@ -148,18 +150,48 @@ class TestRequirements:
         text = f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n"
         (folder / f"torch-{version}.dist-info" / "METADATA").write_text(text)
 
-    @pytest.mark.parametrize("version", ["2.13.0", "2.13.0+cpu", "2.15.1+cu132", "3.0.0a0+git1"])
+    @pytest.mark.parametrize("version", ["2.9.0", "2.13.0+cpu", "2.15.1+cu132", "2.15.0a0+git1"])
     def test_torch_that_is_there_is_used(self, requires, tmp_path, version):
         self.torch(tmp_path, version)
         assert requires(tmp_path) == []
 
     def test_no_torch_asks_for_one(self, requires, tmp_path):
-        assert requires(tmp_path) == ["torch>=2.13"]
+        assert requires(tmp_path) == ["torch>=2.9,<2.16"]
 
-    def test_old_torch_is_not_replaced(self, requires, tmp_path):
-        self.torch(tmp_path, "2.12.1+cu126")
-        with pytest.raises(SystemExit, match=re.escape("needs torch>=2.13, here is torch 2.12.1")):
+    @pytest.mark.parametrize("version", ["2.8.0+cu126", "2.16.0", "3.0.0a0+git1"])
+    def test_other_torch_is_refused_and_not_replaced(self, requires, tmp_path, version):
+        self.torch(tmp_path, version)
+        with pytest.raises(SystemExit) as refused:
             requires(tmp_path)
+        assert str(refused.value).splitlines() == [
+            f"onepass works with {_versions.WORKS_WITH}; here is torch {version}.",
+            'Fix:  pip install "torch>=2.9,<2.16"',
+            "ONEPASS_UNTESTED=1 builds for it all the same.",
+        ]
+
+    @pytest.mark.parametrize("python", [(3, 9), (3, 15)])
+    def test_other_python_is_refused(self, requires, tmp_path, monkeypatch, python):
+        monkeypatch.setattr(sys, "version_info", (*python, 1, "final", 0))
+        refusal = (
+            f"here is Python {python[0]}.{python[1]}.\nFix:  python3.13 -m pip install onepass"
+        )
+        with pytest.raises(SystemExit, match=re.escape(refusal)):
+            requires(tmp_path)
+
+    def test_untested_torch_is_built_for_when_asked(self, requires, tmp_path, monkeypatch):
+        import onepass_build
+
+        monkeypatch.setattr(onepass_build, "UNTESTED", True)
+        self.torch(tmp_path, "2.16.0")
+        assert requires(tmp_path) == []
+
+    def test_versions_are_those_of_the_metadata(self):
+        asked = (ROOT / "pyproject.toml").read_text()
+        oldest, newest = (_versions.text(python) for python in _versions.PYTHON)
+        assert f'dependencies = ["{_versions.REQUIREMENT}"]' in asked
+        assert f'requires-python = ">={oldest}"' in asked
+        minors = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', asked)
+        assert (minors[0], minors[-1]) == (oldest, newest)
 
     def test_this_environment_is_seen(self, monkeypatch):
         monkeypatch.syspath_prepend(BACKEND)

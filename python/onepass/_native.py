@@ -16,6 +16,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from . import _versions
+from ._versions import minor, text
+
 __all__ = ["C"]
 _REBUILD = "pip install --force-reinstall --no-deps --no-cache-dir --no-binary onepass onepass"
 
@@ -33,14 +36,6 @@ class Facts:
     said: str | None = None  # the loader's error
 
 
-def _minor(version: str) -> str:
-    return ".".join(version.split("+")[0].split(".")[:2])
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(n) if n.isdecimal() else 0 for n in _minor(version).split(".")]
-
-
 def _python_of(file: str) -> str:
     tag = file.split(".")[1] if file.count(".") > 1 else ""
     digits = tag.removeprefix("cpython-").split("-")[0]
@@ -53,16 +48,19 @@ def _obstacle(facts: Facts) -> str | None:
         return "not tried: no compiled module here, onepass was not built"
     if f"_C{facts.suffix}" not in facts.files:
         return f"not tried: {facts.files[0]} is not for this Python"
-    if _minor(facts.torch) != _minor(facts.built_torch):
-        return f"not tried: kernels for torch {_minor(facts.built_torch)} could crash this one"
+    if minor(facts.torch) != minor(facts.built_torch):
+        return f"not tried: kernels for torch {text(minor(facts.built_torch))} could crash this one"
     return None
 
 
 def _fix(facts: Facts) -> str:
-    if facts.checkout:
+    built, supported = facts.built_torch, _versions.is_supported(facts.torch)
+    if not supported and not built:
+        return _versions.INSTALL_TORCH
+    if facts.checkout and supported:
         return f'pip install -e "{facts.checkout}"'
-    if facts.built_torch and _numbers(facts.torch) < _numbers(facts.built_torch):
-        return f'pip install "torch=={_minor(facts.built_torch)}.*"'
+    if built and (not supported or minor(facts.torch) < minor(built)):
+        return f'pip install "torch=={text(minor(built))}.*"'
     return _REBUILD
 
 
@@ -73,13 +71,14 @@ def explain(facts: Facts) -> str:
     supports = "no torch: it was never compiled"
     if facts.built_torch and facts.files:
         pythons = ", ".join(sorted({_python_of(f) for f in facts.files}))
-        minor = _minor(facts.built_torch)
-        supports = f"torch {minor} (compiled with {facts.built_torch}), Python {pythons}"
+        built_minor = text(minor(facts.built_torch))
+        supports = f"torch {built_minor} (compiled with {facts.built_torch}), Python {pythons}"
     said = " ".join((facts.said or _obstacle(facts) or "nothing").split())
     return (
         f"onepass {facts.version or '(unbuilt)'} cannot load its kernels with torch {facts.torch} "
         f"(Python {python}, {system}).\n"
         f"This build is for {supports}.\n"
+        f"onepass works with {_versions.WORKS_WITH}.\n"
         f"Files:  {', '.join(facts.files) or 'none'}\n"
         f"Loader said:  {said}\n"
         f"Fix:  {_fix(facts)}\n"
@@ -93,7 +92,7 @@ def _torch_version() -> str:
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        raise ImportError('onepass needs torch:  pip install "torch>=2.13"') from None
+        raise ImportError(f"onepass needs torch:  {_versions.INSTALL_TORCH}") from None
     return str(torch.__version__)
 
 
@@ -114,6 +113,10 @@ def _gather() -> Facts:
 
 
 def _load() -> ModuleType:
+    suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
+    obstacle = _versions.obstacle(sys.version_info[:2])
+    if obstacle and not Path(__file__).with_name(f"_C{suffix}").is_file():
+        raise ImportError(obstacle)
     facts = _gather()
     if _obstacle(facts) is None:
         try:
@@ -134,7 +137,8 @@ def load() -> ModuleType:
     except ImportError as error:
         # `python -m onepass` imports the package before it runs __main__.py, and would print a
         # traceback: there the text is the answer.
-        if sys.argv[:1] == ["-m"] and any(a.split(".")[0] == "onepass" for a in sys.orig_argv):
+        line = getattr(sys, "orig_argv", ())  # since Python 3.10
+        if sys.argv[:1] == ["-m"] and any(a.split(".")[0] == "onepass" for a in line):
             places = [sys.executable, str(Path(__file__).parent)]
             if torch := sys.modules.get("torch"):
                 places.append(str(torch.__file__))

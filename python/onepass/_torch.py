@@ -30,7 +30,7 @@ def keep_unwrapped(step: Callable[..., Any]) -> None:
 
 
 def without_wrapper(step: Callable[..., Any]) -> Callable[..., Any] | None:
-    """Returns the function inside torch's wrapper; None where there is no wrapper (all versions)."""
+    """Returns the function inside torch's wrapper; None without a wrapper (all versions)."""
     if not getattr(step, "hooked", False):
         return None
     inner: Callable[..., Any] = step.__wrapped__  # type: ignore[attr-defined]
