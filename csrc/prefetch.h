@@ -35,7 +35,7 @@ template <class Header>
 
 // The line of a header that says where the version is counted.
 [[gnu::always_inline]] inline void prefetch_version_header(const at::TensorBase& tensor) {
-  prefetch(&tensor.unsafeGetTensorImpl()->version_counter());
+  prefetch(version_field(tensor));
 }
 
 // Where the version is counted, once that has come.

@@ -47,6 +47,11 @@ inline const at::Tensor& gradient_of(const at::Tensor& param) {
   return meta == nullptr ? none : meta->grad_;
 }
 
+// All versions: the part of a tensor's header that says where its version is counted.
+[[gnu::always_inline]] inline const void* version_field(const at::TensorBase& tensor) {
+  return &tensor.unsafeGetTensorImpl()->version_counter();
+}
+
 // All versions: where a tensor's version is counted, for prefetching only. A VariableVersion is a
 // pointer to it and nothing else.
 [[gnu::always_inline]] inline const void* version_address(const at::TensorBase& tensor) {

@@ -5,13 +5,14 @@ Tried with 2.9 to 2.15. A new torch is compared with this file and `csrc/tensor/
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import optimizer as _module
-from torch.optim.optimizer import Optimizer
+from torch.optim.optimizer import Optimizer, ParamsT
 
 # All versions: torch's wrapper around step(), which runs hooks and tells profilers.
 wrapped_by_torch: Callable[[Callable[..., Any]], Callable[..., Any]] = Optimizer.profile_hook_step
@@ -45,6 +46,20 @@ def has_step_hooks(optimizer: Optimizer) -> bool:
         or _module._global_optimizer_pre_hooks
         or _module._global_optimizer_post_hooks
     )
+
+
+def in_order(params: ParamsT) -> ParamsT:
+    """Returns parameters in an order; a set is warned of, as torch does from 2.15 on."""
+    if not isinstance(params, set):
+        return params
+    warnings.warn(
+        "optimizer parameters need to be organized in ordered collections, but the ordering of "
+        "tensors in sets will change between runs. Please use a list instead. This will be an "
+        "error in a future release.",
+        FutureWarning,
+        stacklevel=4,  # the caller of a class's constructor
+    )
+    return list(params)
 
 
 def number_dtype(is_fused: bool | None) -> torch.dtype:

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer
+from torch.optim.optimizer import Optimizer, ParamsT
 
 from ._native import C
-from ._torch import check_graph_capture, number_dtype, without_wrapper
+from ._torch import check_graph_capture, in_order, number_dtype, without_wrapper
 from .capture import check_captured, is_capturing
 from .dispatched import fill_lists, step_by_op, step_locally
 from .options import EVERYWHERE, OURS, check_options
@@ -42,6 +42,10 @@ class OnePass(Optimizer):
     rule: str
     _extras: dict[str, Any]
     _captured_unasked = False  # torch's class knows no `capturable` and never refuses a capture
+
+    def __init__(self, params: ParamsT, *args: Any, **kwargs: Any) -> None:
+        """Hands everything on to torch's constructor; a subclass describes its arguments."""
+        super().__init__(in_order(params), *args, **kwargs)
 
     @watched
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

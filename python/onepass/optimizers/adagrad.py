@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -92,3 +94,10 @@ class Adagrad(OnePass, torch.optim.Adagrad):
         for group in self.param_groups:
             for param in group["params"]:  # torch's constructor makes states of its own dtype
                 self.state[param] = self._new_state(param, group)
+
+    def _init_group(self, group: dict[str, Any], *lists: list[Tensor]) -> Any:
+        # Before 2.12 torch's own code makes none for parameters that were added later.
+        for param in group["params"]:
+            if group.get("differentiable") and param.grad is not None and not self.state[param]:
+                self.state[param].update(self._new_state(param, group))
+        return super()._init_group(group, *lists)
