@@ -1,7 +1,8 @@
-# One line each: make demo | gallery | test | test-all | cuda-check | bench | lint | format | clean
+# One line each: make demo | gallery | test | test-torches | test-all | cuda-check | bench | lint | format | clean
 #
 # Everything is installed into .venv by these commands; pip's own index settings are honoured.
 # make test TORCH=torch==2.14.1        another torch
+# make test-torches VERSIONS=2.11.0    one of those that it tests with; TORCHES=folder for what it installs
 # make demo DATA=folder EPOCHS=5       other images, fewer epochs
 # make bench ARGS=step         one benchmark instead of all; ARGS="--help" names them
 
@@ -32,6 +33,10 @@ gallery: $(STAMPS)/demo
 
 test: $(STAMPS)/test
 	$(PYTEST) --timeout 300 -m "not slow"
+
+# The same tests with other versions of torch, on other Pythons: nothing of the checkout is touched.
+test-torches:
+	$(PYTHON) tools/torches.py $(VERSIONS) -- -n $(JOBS) --dist loadgroup --timeout 600 -m "not slow"
 
 # What `make test` leaves out; it is not repeated here.
 test-all: test-slow test-peers test-sanitized cuda-check lint
@@ -105,4 +110,4 @@ $(STAMPS)/peers: benchmarks/requirements-peers.txt | $(STAMPS)/test
 
 FORCE:
 .NOTPARALLEL:
-.PHONY: help demo gallery test test-all test-slow test-peers test-deepspeed test-sanitized cuda-check bench lint format clean FORCE
+.PHONY: help demo gallery test test-torches test-all test-slow test-peers test-deepspeed test-sanitized cuda-check bench lint format clean FORCE

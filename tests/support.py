@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from onepass import _C
+from onepass import _C, _versions
 from onepass.rules import RULES
 from tests.cases import CASES, Case
 
@@ -43,6 +43,12 @@ each_case_with_fused = pytest.mark.parametrize(
 each_torch_fused_case = pytest.mark.parametrize(
     "case", [c for c in TORCH_CASES if "fused" in inspect.signature(c.theirs).parameters], ids=str
 )
+
+
+def torch_before(version: str, why: str) -> pytest.MarkDecorator:
+    """Marks a test that fails, and must fail, where torch is older: its own class is at fault."""
+    is_older = _versions.minor(torch.__version__) < _versions.minor(version)
+    return pytest.mark.xfail(is_older, reason=f"torch before {version}: {why}", strict=True)
 
 
 def extra_keys(case: Case) -> set[str]:

@@ -1,0 +1,193 @@
+"""Runs the suite of `make test` with other versions of torch and Python, on the CPU.
+
+    python tools/torches.py                              all of VERSIONS
+    python tools/torches.py 2.11.0 -- -x tests/test_ops.py   one of them; pytest takes the rest
+
+For each version there are a virtual environment and a copy of the checkout, in which onepass is
+built and tested, below the folder TORCHES (default: ~/.cache/onepass/torches). The checkout is left
+alone. pip's own index settings are honoured; PyPI has wheels of these versions with CUDA only, of
+nearly a GB, whose CUDA libraries (2 GB more) are stood in for by empty ones: never ship that.
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = Path(os.environ.get("TORCHES") or Path.home() / ".cache/onepass/torches")
+MADE_HERE = shutil.ignore_patterns(
+    ".git", ".venv", "build", "dist", "demo.*", "gallery", "*.egg-info", "*.so", "__pycache__",
+    "_build_info.py", ".*_cache", ".hypothesis",
+)  # fmt: skip
+# Torch starts CUDA's runtime and profiler when it is loaded: these two must be real.
+REAL = ("nvidia-cuda-runtime", "nvidia-cuda-cupti")
+FLAGS = "import sys, os; sys.setdlopenflags(os.RTLD_LAZY)\n"  # functions of stand-ins are missing
+TORCHS = (
+    "from importlib import metadata; print(*(r for r in metadata.requires('torch') "
+    "if 'extra ==' not in r and not r.startswith(('nvidia-', 'cuda-', 'triton'))), sep='\\n')"
+)
+
+
+class Failed(Exception):
+    """Says in a sentence or two what went wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of torch, the Python that it is tested with, and the CUDA of its wheel on PyPI."""
+
+    torch: str
+    python: str
+    cuda: str
+
+
+VERSIONS = (
+    Version("2.9.1", "3.11", "-cu12==12.8.*"),
+    Version("2.11.0", "3.12", "==13.0.*"),
+    Version("2.15.0", "3.13", "==13.2.*"),
+)
+
+
+def run(*command: object, cwd: Path = ROOT, quiet: bool = True, **settings: str) -> str:
+    """Runs a command; returns what it printed, and raises CalledProcessError where it fails."""
+    hidden = ("PYTHONPATH", "PYTHONHOME", "LD_PRELOAD")
+    env = {k: v for k, v in os.environ.items() if k not in hidden} | settings
+    into = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if quiet else {}
+    return str(
+        subprocess.run(
+            list(map(str, command)), cwd=cwd, env=env, check=True, text=True, **into
+        ).stdout
+    )
+
+
+def find_python(minor: str) -> str:
+    """Returns a Python of this minor version, or the one that runs here, and says so."""
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    places = [shutil.which(f"python{minor}"), *pyenv.glob(f"versions/{minor}.*/bin/python")]
+    for python in filter(None, places):
+        code = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
+        try:
+            if run(python, "-c", code).strip() == minor:
+                return str(python)
+        except subprocess.CalledProcessError:
+            continue  # a shim of pyenv for a version that is not there
+    here = "{}.{}".format(*sys.version_info)
+    print(f"no Python {minor} here: tested with {here} in its place", flush=True)
+    return sys.executable
+
+
+def mirror(source: Path, target: Path) -> None:
+    """Makes the target like the source, but for what is made in them; what is equal stays."""
+
+    def copy(a: str, b: str) -> None:
+        before = Path(b)
+        if not before.is_file() or before.read_bytes() != Path(a).read_bytes():
+            shutil.copy(a, b)  # with a new time, so that ninja compiles it
+
+    shutil.copytree(source, target, ignore=MADE_HERE, copy_function=copy, dirs_exist_ok=True)
+    for folder, subfolders, files in os.walk(target):
+        made = MADE_HERE(folder, [*subfolders, *files])
+        subfolders[:] = set(subfolders) - made
+        for name in set(files) - made:
+            if not (source / Path(folder, name).relative_to(target)).exists():
+                Path(folder, name).unlink()
+
+
+class Environment:
+    """The virtual environment and the copy of the checkout of one version."""
+
+    def __init__(self, version: Version) -> None:
+        """Names the places; nothing is made yet."""
+        self.version = version
+        self.folder = FOLDER / f"torch-{version.torch}"
+        self.source = self.folder / "source"
+        self.python = self.folder / "venv/bin/python"
+
+    def pip(self, *arguments: str, **settings: str) -> None:
+        """Installs something, or raises Failed with pip's own words."""
+        command = [self.python, "-m", "pip", "--disable-pip-version-check", "install", "-q"]
+        try:
+            run(*command, *arguments, cwd=self.source, **settings)
+        except subprocess.CalledProcessError as error:
+            said = [line for line in error.output.splitlines() if line.startswith("ERROR")]
+            raise Failed(
+                f"pip cannot install {' '.join(arguments)}: {' '.join(said) or error.output}"
+            ) from None
+
+    def set_up(self) -> None:
+        """Installs torch and what the tests need, unless that is there already."""
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+        extras = project["project"]["optional-dependencies"]
+        tests = [*extras["test"], *extras["demo"], *extras["bench"]]
+        needed = [*project["build-system"]["requires"], *(t for t in tests if "[" not in t)]
+        stamp = self.folder / "ready"
+        wanted = hashlib.sha256(repr((self.version, needed)).encode()).hexdigest()
+        if stamp.is_file() and stamp.read_text() == wanted:
+            return
+        if not self.python.is_file():
+            run(find_python(self.version.python), "-m", "venv", self.folder / "venv")
+        print(f"installing torch {self.version.torch} in {self.folder}", flush=True)
+        self.pip("--no-deps", f"torch=={self.version.torch}")
+        self.pip("--no-deps", *(name + self.version.cuda for name in REAL))
+        self.pip(*needed, *run(self.python, "-c", TORCHS).splitlines())
+        self.stand_in()
+        stamp.write_text(wanted)
+
+    def stand_in(self) -> None:
+        """Makes an empty library for each one that torch's own ask for and that is not there."""
+        site = Path(run(self.python, "-c", "import site; print(site.getsitepackages()[0])").strip())
+        libraries = site / "torch/lib"
+        asked = (run("ldd", library) for library in libraries.glob("*.so*"))
+        for name in set(re.findall(r"(\S+) => not found", "\n".join(asked))):
+            empty = ["gcc", "-shared", "-x", "c", os.devnull, f"-Wl,-soname,{name}"]
+            run(*empty, "-o", libraries / name)
+        (site / "stand_ins.pth").write_text(FLAGS)
+
+    def test(self, arguments: list[str]) -> bool:
+        """Builds onepass from a copy of the checkout and runs pytest there."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        mirror(ROOT, self.source)
+        self.set_up()
+        print(f"building for torch {self.version.torch}", flush=True)
+        path = f"{self.python.parent}{os.pathsep}{os.environ['PATH']}"
+        own = ["--no-build-isolation", "--no-deps", "-e", "."]
+        self.pip(*own, ONEPASS_CUDA="0", PATH=path)
+        try:
+            pytest = [self.python, "-m", "pytest", *arguments]
+            run(*pytest, cwd=self.source, quiet=False, PATH=path)
+        except subprocess.CalledProcessError:
+            return False
+        return True
+
+
+def main() -> int:
+    """Runs the command line; returns the exit code."""
+    known = {version.torch: version for version in VERSIONS}
+    parser = argparse.ArgumentParser(prog="tools/torches.py", description=__doc__.split("\n")[0])
+    parser.add_argument("versions", nargs="*", help=f"of {', '.join(known)}; default: all")
+    given = [*sys.argv[1:], "--"]
+    asked = parser.parse_args(given[: given.index("--")]).versions or list(known)
+    if unknown := set(asked) - known.keys():
+        parser.error(f"unknown versions: {', '.join(unknown)}")
+    arguments = given[given.index("--") + 1 : -1] or ["-m", "not slow"]
+    results = {}
+    for torch in asked:
+        try:
+            passed = Environment(known[torch]).test(arguments)
+            results[torch] = "passed" if passed else "tests failed"
+        except Failed as error:
+            results[torch] = f"not tested: {error}"
+    print("\n".join(f"torch {torch}: {result}" for torch, result in results.items()))
+    return int(any(result != "passed" for result in results.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
