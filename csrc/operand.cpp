@@ -249,20 +249,12 @@ void check_number(const at::TensorBase& number, const at::TensorBase& param,
   TORCH_CHECK(number.device() == device, subject.text(), " is on ", number.device(),
               ", but must be on ", device, " with the parameter; move it there");
   if (cuda::on_device(number)) return;
-  const double value = read_number(number).value;
+  const double value = memory_of_number(number).read().value;
   TORCH_CHECK_VALUE(std::isfinite(value), subject.text(), " is ", value, ", but must be finite");
 }
 
-Number read_number(const at::TensorBase& number) {
-  const double value = with_number(number, [](auto& x) { return static_cast<double>(x); });
-  return {value, number.scalar_type() == at::kFloat};
-}
-
-void write_number(const at::TensorBase& number, double value) {
-  with_number(number, [value](auto& x) {
-    x = static_cast<std::remove_reference_t<decltype(x)>>(value);
-    return value;
-  });
+NumberMemory memory_of_number(const at::TensorBase& number) {
+  return {number.mutable_data_ptr(), number.scalar_type() == at::kFloat};
 }
 
 }  // namespace onepass

@@ -167,7 +167,24 @@ double count_step(const at::TensorBase& step);
 void check_number(const at::TensorBase& number, const at::TensorBase& param,
                   const Subject& subject);
 
-Number read_number(const at::TensorBase& number);
-void write_number(const at::TensorBase& number, double value);
+// Where a checked number of the CPU lies. It stays there as long as its storage is held, whatever
+// other threads do to the tensor.
+struct NumberMemory {
+  void* data = nullptr;
+  bool is_float32 = true;  // or float64
+
+  Number read() const {
+    return {is_float32 ? *static_cast<const float*>(data) : *static_cast<const double*>(data),
+            is_float32};
+  }
+  void write(double value) const {
+    if (is_float32) {
+      *static_cast<float*>(data) = static_cast<float>(value);
+    } else {
+      *static_cast<double*>(data) = value;
+    }
+  }
+};
+NumberMemory memory_of_number(const at::TensorBase& number);
 
 }  // namespace onepass

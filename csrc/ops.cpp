@@ -1,6 +1,7 @@
 // The torch ops: one in-place op on tensor lists for every algorithm. Schema, CPU kernel and fake
 // kernel follow from the table; the kernels are boxed, so that one function serves all of them.
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/record_function.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -179,6 +180,9 @@ void run(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   for (std::size_t k = 0; k < arguments.size(); ++k)
     plan.add(0, static_cast<int>(k)) = arguments.tensors(k);
   plan.validate(ArgumentNames(*group.algorithm));
+  TORCH_CHECK(plan.new_decay_logs().empty(), "a sparse gradient with decoupled decay needs the ",
+              "state of an optimizer, which this op has none of; take the step by opt.step()");
+  RECORD_FUNCTION(std::string("onepass::") + group.algorithm->name, {});
   plan.stage();
   plan.commit();
   plan.sweep();

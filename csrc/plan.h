@@ -82,7 +82,8 @@ struct Scaler {
   bool scales() const { return grad_scale != 0.0 || device_grad_scale.defined(); }
 };
 
-// The order of calls is begin, add for each parameter, validate, stage, commit, sweep.
+// The order of calls is begin, add for each parameter, validate, stage, commit, sweep. From commit()
+// on nothing fails, allocates or runs code of Python's, so that no step is taken by half.
 //
 // Between steps a plan keeps addresses, and what it concluded from them. It looks every tensor up
 // anew in every step; where all it finds about a parameter is as before, so is the conclusion.
@@ -95,22 +96,22 @@ class Plan {
   Tensors& add(int group, int index, const Tensors& tensors = {});
   // Validates everything.
   void validate(const Names& names);
-  // Copies to devices what their kernels read. Nothing after it can fail but a device.
+  // Allocates what commit() and sweep() need, and copies to devices what their kernels read. Nothing
+  // after it can fail but a device.
   void stage();
   // Counts the steps and bumps the version counters.
   void commit();
-  // Keeps the memory alive until clear(), whatever other threads let go of meanwhile.
-  void hold();
   // Sweeps all tasks, those on devices without waiting for them.
   void sweep();
   // Forgets all tensors and keeps the vectors' memory for the next step.
   void clear();
 
-  // The logs that this step began to keep, for the states of their parameters.
+  // The logs that states lack: where validate() made any, the step has to be planned anew with them.
   const std::deque<NewDecayLog>& new_decay_logs() const { return new_decay_logs_; }
 
-  // Of the tasks on the CPU.
-  std::int64_t elements() const { return ends_.empty() ? 0 : ends_.back(); }
+  // Whether the step is so large that other threads may run during sweep(). Then stage() holds all
+  // memory until clear(), whatever they let go of.
+  bool lets_others_run() const { return elements() > kReleaseThreshold; }
   // Whether some parameter with a gradient is on the CPU.
   bool steps_on_cpu() const;
 
@@ -128,6 +129,7 @@ class Plan {
     bool on_device = false;
     float* count = nullptr;  // of a usual step tensor
     Rows* rows = nullptr;    // of a sparse gradient
+    double* keep = nullptr;  // the share that remains of rows which missed decay
     Coefficients* coefficients = nullptr;
   };
   using Spans = std::array<Span, kMaxOperands>;  // parameter, gradient, states
@@ -146,19 +148,27 @@ class Plan {
   void validate_entry(std::size_t k, const Subject& subject);
   inline bool keep_task(std::size_t k, const Spans& spans);
   inline void check_numbers(Entry& entry, const Subject& subject);
+  void allot_keep(Entry& entry);
   void check_step_count(const Entry& entry, const Subject& subject) const;
   inline bool usual_spans(const Tensors& tensors, int states, Spans& spans) const;
   void check_operands(Entry& entry, const Subject& subject, Spans& spans);
   Span check_gradient(Entry& entry, const Subject& subject);
   void check_sparse_gradient(Entry& entry, const Subject& subject);
-  void keep_decay_log(Entry& entry, std::int64_t sparse_dim, const Subject& subject);
-  void catch_up(const Entry& entry);
+  void want_decay_log(Entry& entry, std::int64_t sparse_dim, const Subject& subject);
+  void catch_up(std::size_t k);
+  void catch_up_rows(std::size_t first, std::size_t last);
   void finish_coefficients(std::size_t first, std::size_t last);
+  void hold();
   bool goes_by_index(const Entry& entry) const;
   void choose_loops(std::size_t k);
   void make_task(std::size_t k, const Spans& spans, bool usual);
   void plan_strides(Task& task, const Entry& entry);
-  Coefficients& coefficients_for(const Entry& entry, Float arithmetic, double step);
+  Coefficients& coefficients_for(std::size_t k, double step);
+  std::int64_t elements() const { return ends_.empty() ? 0 : ends_.back(); }  // on the CPU
+  std::span<const NumberMemory> numbers_of(std::size_t k) const {
+    const std::size_t count = groups_[entries_[k].group].algorithm->numbers.size();
+    return std::span(numbers_).subspan(k * count, count);
+  }
   void lay_end_to_end();
   void find_shared_memory();
   bool gradient_shares_memory(std::size_t k);
@@ -170,6 +180,7 @@ class Plan {
     return step == nullptr ? nullptr : step->unsafeGetTensorImpl();
   }
   void gather_on_devices();
+  void stage_on_devices();
   void stage_on(c10::Device device, const std::vector<cuda::Parameter>& parameters);
   void sweep_on_devices();
 
@@ -181,6 +192,7 @@ class Plan {
   bool grads_changed_ = false;
   bool writes_overlap_ = false;
   bool sums_ = false;      // some group's coefficients wait for sums
+  bool catches_up_ = false;  // some parameter with a dense gradient has rows that missed decay
   bool in_order_ = false;  // some tasks share memory: sweep one after the other
   std::span<const Group> groups_;
   std::vector<TaskKind> kinds_before_;  // of the groups that origins_ refers to
@@ -191,12 +203,14 @@ class Plan {
   std::vector<std::size_t> gaps_;  // which span of written_sorted_ comes after each gradient
   std::vector<Span> written_sorted_;
   std::vector<Coefficients> coefficients_;
-  std::vector<double> squares_, partial_squares_;
+  std::vector<NumberMemory> numbers_;  // those of each entry
+  SquareSums squares_;
   CoefficientKey key_;                                 // of the last of coefficients_
   std::array<Number, kMaxNumbers> next_numbers_ = {};  // after the step it belongs to
   std::deque<std::vector<std::int64_t>> layouts_;      // sizes or strides of operands with strides
   std::deque<at::Tensor> resolved_;                    // gradients that were lazily conjugated
   std::deque<Rows> rows_;                              // of sparse gradients
+  std::deque<std::vector<double>> keep_;               // of entries
   std::deque<NewDecayLog> new_decay_logs_;
   std::vector<c10::Storage> held_;
   std::vector<std::pair<c10::Device, cuda::DeviceSteps>> device_steps_;

@@ -84,6 +84,8 @@ void Plan::make_task(std::size_t k, const Spans& spans, bool usual) {
     task.row_size = rows->size * pair;
     task.rows = rows->index.data();
     task.size = static_cast<std::int64_t>(rows->index.size()) * task.row_size;
+  } else if (entries_[k].keep != nullptr && task.size > 0) {
+    task.row_size = task.size / tensors.decay_log.at_row->numel();
   }
   if (!usual && task.size > 0 && !is_linear(tensors, task, goes_by_index(entries_[k])))
     plan_strides(task, entries_[k]);
@@ -116,7 +118,8 @@ void Plan::choose_loops(std::size_t k) {
 // Rows of a sparse gradient lie in the order of the indices, and sums must not depend on the
 // layout.
 bool Plan::goes_by_index(const Entry& entry) const {
-  return entry.rows != nullptr || groups_[entry.group].variant().sums != nullptr;
+  return entry.rows != nullptr || entry.keep != nullptr ||
+         groups_[entry.group].variant().sums != nullptr;
 }
 
 // The order of the sweep is the parameter's order in memory, its dimensions by falling stride, or

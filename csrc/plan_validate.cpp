@@ -58,11 +58,13 @@ void Plan::validate_entry(std::size_t k, const Subject& subject) {
   check_numbers(entry, subject);
   const int states = groups_[entry.group].state_count;
   Spans spans = {};
-  bool usual = usual_spans(tensors, states, spans);
+  // A log of decay cuts the parameter into rows, in the order of the indices.
+  bool usual = tensors.decay_log.sum == nullptr && usual_spans(tensors, states, spans);
   if (usual && keep_task(k, spans)) return;
   usual = usual && is_supported(*tensors.param);
   origins_[k].usual = false;
   if (!usual) check_operands(entry, subject, spans);
+  if (tensors.decay_log.sum != nullptr && tensors.grad != nullptr) allot_keep(entry);
   check_separate(tensors, states, spans, subject);
   make_task(k, spans, usual);
 }
@@ -99,8 +101,18 @@ inline void Plan::check_numbers(Entry& entry, const Subject& subject) {
     check_decay_log(tensors.decay_log, *tensors.param, subject);
   }
   const std::span<const State> numbers = groups_[entry.group].algorithm->numbers;
-  for (std::size_t k = 0; k < numbers.size(); ++k)
+  for (std::size_t k = 0; k < numbers.size(); ++k) {
     check_number(*tensors.numbers[k], *tensors.param, subject.about(numbers[k].name));
+    numbers_.push_back(memory_of_number(*tensors.numbers[k]));
+  }
+}
+
+// Memory for the shares that commit() computes.
+void Plan::allot_keep(Entry& entry) {
+  const std::size_t rows = entry.rows != nullptr
+                               ? entry.rows->index.size()
+                               : static_cast<std::size_t>(entry.tensors.decay_log.at_row->numel());
+  entry.keep = keep_.emplace_back(rows).data();
 }
 
 void Plan::check_step_count(const Entry& entry, const Subject& subject) const {
@@ -178,23 +190,21 @@ void Plan::check_sparse_gradient(Entry& entry, const Subject& subject) {
   const at::Tensor grad(*entry.tensors.grad);
   entry.rows = &rows_.emplace_back(rows_of(grad, *entry.tensors.param, subject));
   entry.tensors.grad = &entry.rows->values;
-  if (row.kept_without_gradient != nullptr) keep_decay_log(entry, grad.sparse_dim(), subject);
+  if (row.kept_without_gradient != nullptr) want_decay_log(entry, grad.sparse_dim(), subject);
 }
 
 // From the first sparse gradient with decoupled decay on, the parameter's state has a log of it.
-void Plan::keep_decay_log(Entry& entry, std::int64_t sparse_dim, const Subject& subject) {
+void Plan::want_decay_log(Entry& entry, std::int64_t sparse_dim, const Subject& subject) {
   const Group& group = groups_[entry.group];
-  DecayLog& log = entry.tensors.decay_log;
+  const DecayLog& log = entry.tensors.decay_log;
   const double kept = group.algorithm->kept_without_gradient(group.hypers);
   TORCH_CHECK_VALUE(kept > 0.0, subject.text(), " is sparse, and a step with this lr and ",
                     "weight_decay keeps ", kept, " of the parameter: rows without values could ",
                     "not catch up; it must be more than 0");
-  if (log.sum == nullptr && kept == 1.0) return;
   if (log.sum == nullptr) {
-    NewDecayLog& made = new_decay_logs_.emplace_back(*entry.tensors.param, sparse_dim);
-    made.group = entry.group;
-    made.index = entry.index;
-    log = {&made.sum, &made.at_row};
+    if (kept != 1.0)
+      new_decay_logs_.emplace_back(*entry.tensors.param, sparse_dim, entry.group, entry.index);
+    return;
   }
   TORCH_CHECK(log.at_row->dim() == sparse_dim, subject.text(), " has ", sparse_dim,
               " sparse dimensions, but the first of its kind had ", log.at_row->dim(),

@@ -107,21 +107,21 @@ std::string ParameterNames::parameter(int group, int index) const {
   return "'" + std::string(py::str(names[index])) + "' (" + position + ")";
 }
 
-NewStates::~NewStates() {
+NewEntries::~NewEntries() {
   if (entries_.empty()) return;
   const py::error_scope error_on_its_way;
   // Backwards: a parameter that is listed twice was given a state twice.
-  for (const auto& [param, before] : std::views::reverse(entries_)) {
-    const int failed = before ? PyDict_SetItem(state_, param.ptr(), before.ptr())
-                              : PyDict_DelItem(state_, param.ptr());
+  for (const auto& [dict, key, before] : std::views::reverse(entries_)) {
+    const int failed = before ? PyDict_SetItem(dict.ptr(), key.ptr(), before.ptr())
+                              : PyDict_DelItem(dict.ptr(), key.ptr());
     if (failed != 0) PyErr_Clear();
   }
 }
 
-void NewStates::insert(const py::object& param, const py::object& value) {
-  auto before = py::reinterpret_borrow<py::object>(get(state_, param.ptr()));
-  if (PyDict_SetItem(state_, param.ptr(), value.ptr()) != 0) throw py::error_already_set();
-  entries_.emplace_back(param, std::move(before));
+void NewEntries::insert(const py::object& dict, const py::object& key, const py::object& value) {
+  auto before = py::reinterpret_borrow<py::object>(get(dict.ptr(), key.ptr()));
+  if (PyDict_SetItem(dict.ptr(), key.ptr(), value.ptr()) != 0) throw py::error_already_set();
+  entries_.push_back({dict, key, std::move(before)});
 }
 
 }  // namespace onepass

@@ -110,20 +110,22 @@ class ParameterNames final : public Names {
   PyObject* groups_;
 };
 
-// Puts new states into the optimizer's state, and takes them out again unless they are kept.
-class NewStates {
+// Adds entries to dicts, and takes them out again unless they are kept.
+class NewEntries {
  public:
-  explicit NewStates(PyObject* state) : state_(state) {}
-  NewStates(const NewStates&) = delete;
-  NewStates& operator=(const NewStates&) = delete;
-  ~NewStates();
+  NewEntries() = default;
+  NewEntries(const NewEntries&) = delete;
+  NewEntries& operator=(const NewEntries&) = delete;
+  ~NewEntries();
 
-  void insert(const py::object& param, const py::object& value);
+  void insert(const py::object& dict, const py::object& key, const py::object& value);
   void keep() { entries_.clear(); }
 
  private:
-  PyObject* state_;
-  std::vector<std::pair<py::object, py::object>> entries_;  // (parameter, what was there or null)
+  struct Entry {
+    py::object dict, key, before;  // null where there was nothing before
+  };
+  std::vector<Entry> entries_;
 };
 
 }  // namespace onepass

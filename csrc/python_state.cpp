@@ -64,13 +64,22 @@ Tensors StateReader::read(PyObject* state, const Group& group, const Subject& su
   return tensors;
 }
 
-void StateReader::keep(const std::deque<NewDecayLog>& made, PyObject* groups,
-                       PyObject* state) const {
-  for (const NewDecayLog& log : made) {
-    const py::object params = py::reinterpret_borrow<py::list>(groups)[log.group]["params"];
-    const py::object own = py::reinterpret_borrow<py::object>(state)[params[py::int_(log.index)]];
-    own[py::handle(decay_log_key_)] = log.sum;
-    own[py::handle(row_decay_log_key_)] = log.at_row;
+void StateReader::add_logs(const std::deque<NewDecayLog>& logs, PyObject* groups, PyObject* state,
+                           NewEntries& entries) const {
+  // The states are all found before the first object is made: that may run code of Python's, which
+  // changes what was planned.
+  static PyObject* const params_key = interned("params");
+  std::vector<py::object> owners;
+  StateLookup lookup(state);
+  for (const NewDecayLog& log : logs) {
+    PyObject* const params = get(PyList_GET_ITEM(groups, log.group), params_key);
+    owners.push_back(
+        py::reinterpret_borrow<py::object>(lookup.find(PyList_GET_ITEM(params, log.index))));
+  }
+  const auto key = [](PyObject* name) { return py::reinterpret_borrow<py::object>(name); };
+  for (std::size_t k = 0; k < logs.size(); ++k) {
+    entries.insert(owners[k], key(decay_log_key_), py::cast(logs[k].sum));
+    entries.insert(owners[k], key(row_decay_log_key_), py::cast(logs[k].at_row));
   }
 }
 

@@ -58,8 +58,9 @@ class StateReader {
   // Passes over a parameter whose state is not needed.
   void skip(PyObject* param) { lookup_.skip(param); }
 
-  // Gives the states of parameters the logs that their first sparse gradient made.
-  void keep(const std::deque<NewDecayLog>& made, PyObject* groups, PyObject* state) const;
+  // Gives the states of parameters the logs that they lack.
+  void add_logs(const std::deque<NewDecayLog>& logs, PyObject* groups, PyObject* state,
+                NewEntries& entries) const;
 
  private:
   bool look_up(PyObject* param, const Group& group, const Subject& subject, StatePlace& place);

@@ -1,10 +1,14 @@
 #include "python_step.h"
 
 #include <ATen/Functions.h>
+#include <ATen/record_function.h>
 #include <c10/core/InferenceMode.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
+#include <string>
+#include <utility>
 
 #include "cuda/place.h"
 #include "cuda/step.h"
@@ -15,6 +19,11 @@ namespace {
 void check_scale(double scale) {
   TORCH_CHECK_VALUE(scale > 0.0 && std::isfinite(scale), "Invalid grad_scale: ", scale,
                     " (it must be positive and finite)");
+}
+
+void check_unchanged(bool is_unchanged) {
+  TORCH_CHECK(is_unchanged, "gradients or state changed while their step was prepared, so it was ",
+              "not taken; step again");
 }
 
 }  // namespace
@@ -35,6 +44,7 @@ class PythonStep::Session {
     owner_.groups_ = {};
     owner_.scaler_ = {};
     owner_.stateless_.clear();
+    owner_.new_.clear();
     owner_.busy_ = false;
   }
 
@@ -49,20 +59,20 @@ bool PythonStep::step(const py::list& groups, const py::dict& state, const py::f
                       const py::object& grad_scale, const py::object& found_inf) {
   const Session session(*this);
   if (!read_scaler(grad_scale, found_inf)) return true;
-  if (!prepare(groups.ptr(), state.ptr(), new_state)) return false;
+  NewEntries made;
+  if (!prepare(groups.ptr(), state, new_state, made)) return false;
   if ((scaler_.found_inf.defined() || scaler_.device_grad_scale.defined()) &&
       plan_.steps_on_cpu()) {
     if (!read_scaler_on_cpu()) return true;
-    gather(groups.ptr(), state.ptr(), Look::kAtGradients);
-    plan_.validate(ParameterNames(groups.ptr()));
+    plan_anew(groups.ptr(), state.ptr());
   }
+  RECORD_FUNCTION(std::string("onepass::") + algorithm_.name, {});
   plan_.stage();
+  made.keep();
   plan_.commit();
-  states_.keep(plan_.new_decay_logs(), groups.ptr(), state.ptr());
-  if (plan_.elements() <= kReleaseThreshold) {
+  if (!plan_.lets_others_run()) {
     plan_.sweep();
   } else {
-    plan_.hold();
     const py::gil_scoped_release others_may_run;
     plan_.sweep();
   }
@@ -119,28 +129,42 @@ bool PythonStep::rehearse(const py::list& groups, const py::dict& state,
                           const py::function& new_state) {
   const Session session(*this);
   scaler_ = {};
-  return prepare(groups.ptr(), state.ptr(), new_state);
+  NewEntries made;
+  const bool is_ready = prepare(groups.ptr(), state, new_state, made);
+  made.keep();
+  return is_ready;
 }
 
-// Gathers and validates everything. All options are read before the first tensor is borrowed:
-// reading them may run Python code, in which anything may be let go of or change. States are made
-// on the way, and kept if nothing is refused.
-bool PythonStep::prepare(PyObject* groups, PyObject* state, const py::function& new_state) {
+// Plans the step. All options are read before the first tensor is borrowed, and all state that is
+// missing is made: both may run code of Python's, in which anything may be let go of or change. So
+// the plan that is carried out is made after them, in one go.
+bool PythonStep::prepare(PyObject* groups, const py::dict& state, const py::function& new_state,
+                         NewEntries& made) {
   first_group_ = 0;
   new_.clear();
   groups_ = reader_.read(groups, first_group_);
-  if (!gather(groups, state, Look::kAtGradients)) return false;
-  NewStates new_states(state);
-  if (!stateless_.empty()) {
-    for (const auto& [param, group] : stateless_) {
-      new_states.insert(param, new_state(param, group));
-      new_.push_back(param.ptr());
+  if (!gather(groups, state.ptr(), Look::kAtGradients)) return false;
+  if (stateless_.empty()) {
+    plan_.validate(ParameterNames(groups));
+  } else {
+    for (const auto& [param, group] : std::exchange(stateless_, {})) {
+      made.insert(state, param, new_state(param, group));
+      new_.push_back(param);
     }
-    if (!gather(groups, state, Look::kAtGradients)) return false;
+    plan_anew(groups, state.ptr());
   }
-  plan_.validate(ParameterNames(groups));
-  new_states.keep();
+  if (!plan_.new_decay_logs().empty()) {
+    states_.add_logs(plan_.new_decay_logs(), groups, state.ptr(), made);
+    plan_anew(groups, state.ptr());
+    check_unchanged(plan_.new_decay_logs().empty());
+  }
   return true;
+}
+
+// Gathers and validates all that the step needs, which must be there.
+void PythonStep::plan_anew(PyObject* groups, PyObject* state) {
+  check_unchanged(gather(groups, state, Look::kAtGradients) && stateless_.empty());
+  plan_.validate(ParameterNames(groups));
 }
 
 void PythonStep::check(const py::list& groups, const py::dict& state, int first_group) {
@@ -166,8 +190,10 @@ bool PythonStep::gather(PyObject* groups, PyObject* state, Look look) {
 
 // Marks a parameter's first step, and gives it a count where its state has none.
 inline void PythonStep::note_first_step(PyObject* param, Tensors& tensors) {
-  tensors.is_new = next_new_ < new_.size() && new_[next_new_] == param;
-  if (tensors.is_new) ++next_new_;
+  const auto found = std::find_if(new_.begin() + next_new_, new_.end(),
+                                  [param](const py::object& one) { return one.ptr() == param; });
+  tensors.is_new = found != new_.end();
+  if (tensors.is_new) next_new_ = found - new_.begin() + 1;
   if (tensors.step == nullptr && tensors.states[0] != nullptr &&
       (scaler_.found_inf.defined() || !counts_.empty()))
     tensors.step = count_of(at::Tensor(*tensors.states[0]), tensors.is_new);

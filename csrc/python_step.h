@@ -40,7 +40,9 @@ class PythonStep {
   bool read_scaler(const py::object& grad_scale, const py::object& found_inf);
   bool read_scaler_on_cpu();
   const at::Tensor* count_of(const at::Tensor& state, bool is_new);
-  bool prepare(PyObject* groups, PyObject* state, const py::function& new_state);
+  bool prepare(PyObject* groups, const py::dict& state, const py::function& new_state,
+               NewEntries& made);
+  void plan_anew(PyObject* groups, PyObject* state);
   bool gather(PyObject* groups, PyObject* state, Look look);
   inline void note_first_step(PyObject* param, Tensors& tensors);
   bool gather_group(PyObject* groups, int index, Look look);
@@ -53,8 +55,8 @@ class PythonStep {
   int first_group_ = 0;
   std::span<const Group> groups_;
   std::vector<std::pair<py::object, py::object>> stateless_;  // (parameter, its group)
-  std::vector<PyObject*> new_;  // the parameters whose state was made for this step, in order
-  std::size_t next_new_ = 0;    // which of them comes next
+  std::vector<py::object> new_;  // the parameters whose state was made for this step, in order
+  std::size_t next_new_ = 0;     // which of them may come next
   // Of an algorithm that counts no steps, the counts of states that were new in a step that a
   // device may have skipped: only there it is known which step is the first. By the state's
   // address.

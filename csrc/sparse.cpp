@@ -62,7 +62,8 @@ Rows rows_of(const at::Tensor& grad, const at::TensorBase& param, const Subject&
   return rows;
 }
 
-NewDecayLog::NewDecayLog(const at::TensorBase& param, std::int64_t sparse_dim) {
+NewDecayLog::NewDecayLog(const at::TensorBase& param, std::int64_t sparse_dim, int group, int index)
+    : group(group), index(index) {
   const c10::InferenceMode outside(false);
   const auto options = at::TensorOptions().dtype(at::kDouble).device(param.device());
   sum = at::zeros({}, options);
@@ -86,25 +87,34 @@ void catch_up(const at::TensorBase& param, const DecayLog& log) {
   if (param.is_meta()) return;
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   const at::Tensor at_row(*log.at_row), all(param);
-  const at::Tensor sum = at::scalar_tensor(read_number(*log.sum).value, at_row.options());
+  const at::Tensor sum = at::scalar_tensor(memory_of_number(*log.sum).read().value, at_row.options());
   std::vector<std::int64_t> sizes(param.dim(), 1);
   std::ranges::copy(at_row.sizes(), sizes.begin());
   all.mul_(at::sub(sum, at_row).exp().view(sizes));
   at_row.fill_(sum);
 }
 
-void catch_up(Rows& rows, const DecayLog& log, double kept) {
-  const double before = read_number(*log.sum).value, after = before + std::log(kept);
+void note_caught_up(const DecayLog& log, double* keep) {
+  const double sum = memory_of_number(*log.sum).read().value;
   auto* const at_row = log.at_row->mutable_data_ptr<double>();
-  rows.keep.reserve(rows.index.size());
+  for (std::int64_t row = 0; row < log.at_row->numel(); ++row) {
+    keep[row] = std::exp(sum - at_row[row]);
+    at_row[row] = sum;
+  }
+}
+
+void note_caught_up(const Rows& rows, const DecayLog& log, double kept, double* keep) {
+  const NumberMemory sum = memory_of_number(*log.sum);
+  const double before = sum.read().value, after = before + std::log(kept);
+  auto* const at_row = log.at_row->mutable_data_ptr<double>();
   const std::size_t count = rows.index.size();
   for (std::size_t k = 0; k < count; ++k) {
     if (k + kAhead < count) __builtin_prefetch(&at_row[rows.index[k + kAhead]], 1);
     const std::int64_t row = rows.index[k];
-    rows.keep.push_back(std::exp(before - at_row[row]));
+    keep[k] = std::exp(before - at_row[row]);
     at_row[row] = after;
   }
-  write_number(*log.sum, after);
+  sum.write(after);
 }
 
 }  // namespace onepass

@@ -16,7 +16,6 @@ struct Rows {
   at::Tensor values;                // one contiguous row of the gradient for each of
   std::vector<std::int64_t> index;  // these rows of the parameter, rising
   std::int64_t size = 1;            // elements of a row
-  std::vector<double> keep;         // what remains of each after the decay it missed; or empty
 };
 
 // Raises, before anything is read from it, where the gradient does not fit the parameter.
@@ -29,21 +28,24 @@ struct DecayLog {
   const at::TensorBase* at_row = nullptr;
 };
 
-// The logs of a parameter that has missed nothing yet.
+// The logs of a parameter that has missed nothing yet, which is at `index` of a group.
 struct NewDecayLog {
-  NewDecayLog(const at::TensorBase& param, std::int64_t sparse_dim);
+  NewDecayLog(const at::TensorBase& param, std::int64_t sparse_dim, int group, int index);
 
   at::Tensor sum, at_row;
-  int group = 0, index = 0;
+  int group, index;
 };
 
 void check_decay_log(const DecayLog& log, const at::TensorBase& param, const Subject& subject);
 
-// Brings every row of a parameter up to date; nothing can fail where the logs are checked.
+// Brings every row of a parameter up to date.
 void catch_up(const at::TensorBase& param, const DecayLog& log);
 
-// Brings these rows up to date, by factors left in rows.keep, and counts a step that keeps `kept`
-// of them.
-void catch_up(Rows& rows, const DecayLog& log, double kept);
+// Notes in checked logs that all rows are up to date, once `keep` of each remains. Allocates
+// nothing.
+void note_caught_up(const DecayLog& log, double* keep);
+
+// The same for these rows alone, and counts a step that keeps `kept` of a parameter.
+void note_caught_up(const Rows& rows, const DecayLog& log, double kept, double* keep);
 
 }  // namespace onepass

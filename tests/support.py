@@ -325,5 +325,7 @@ def finish(process: subprocess.Popen[str], timeout: float = 120.0) -> str:
     return out
 
 
-def run_python(arguments: Sequence[object], **environment: str) -> str:
-    return finish(start_python(arguments, **environment))
+def run_python(
+    arguments: Sequence[object], timeout: float = 120.0, **environment: str
+) -> str:
+    return finish(start_python(arguments, **environment), timeout)

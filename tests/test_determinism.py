@@ -22,6 +22,7 @@ from tests.support import (
     make_params,
     numbers,
     params_of,
+    randn,
     raw,
     set_grads,
     start_python,
@@ -70,6 +71,27 @@ def with_states_of(case: Case, options: dict[str, Any], params: list[Tensor]) ->
 
 def end_of(case: Case, options: dict[str, Any], params: list[Tensor]) -> dict[str, Any]:
     return numbers(with_states_of(case, options, params))
+
+
+@each_case
+def test_c8_threads_take_over_the_callers_floating_point_mode(case: Case) -> None:
+    """With denormals flushed or not: each thread has a mode of its own."""
+    ends = {}
+    for flush in (False, True):
+        if not torch.set_flush_denormal(flush):
+            pytest.skip("this processor flushes no denormals")
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            params = [1e-38 * randn((70_001,), torch.float32, 1)]
+            optimizer = case.ours([param.requires_grad_() for param in params], lr=1e-3)
+            for seed in range(2):
+                params[0].grad = 1e-38 * randn((70_001,), torch.float32, 2 + seed)
+                optimizer.step()
+            ends[flush, threads] = numbers(optimizer)
+    torch.set_flush_denormal(False)
+    for flush in (False, True):
+        assert_same(ends[flush, 3], ends[flush, 1], f"flush_denormal={flush}")
+    assert ends[False, 1] != ends[True, 1], "the mode changed nothing, so nothing was tested"
 
 
 @each_case

@@ -23,7 +23,8 @@ from tests.scratch import ROOT, built_object, flags
 from tests.support import instruction_sets
 
 PORTABLE = Path("tests", "portable")
-WITHOUT_LOOPS = [PORTABLE / "main.cpp", Path("csrc/algorithm.cpp"), Path("csrc/sweep/sweep.cpp")]
+SWEEP = sorted(file.relative_to(ROOT) for file in ROOT.glob("csrc/sweep/*.cpp"))
+WITHOUT_LOOPS = [PORTABLE / "main.cpp", Path("csrc/algorithm.cpp"), *SWEEP]
 LOOPS = sorted(file.relative_to(ROOT) for file in ROOT.glob("csrc/rows/*.cpp"))
 AARCH64 = "aarch64-linux-gnu-g++"
 MIXES = 12  # of stored types and layouts, for each variant at least

@@ -27,10 +27,12 @@ struct Task {
   int state_count = 0;
   bool maximize = false;
   Float arithmetic = Float::kFloat32;  // kFloat32 or kFloat64
-  // Of a sparse gradient, which has `row_size` elements for each of these rows of the others, and
-  // what remains of each row after the decay it missed; 0 and null for a dense one.
+  // A sparse gradient has `row_size` elements for each of `rows`, the rows of the other operands;
+  // a dense one has null.
   std::int64_t row_size = 0;
   const std::int64_t* rows = nullptr;
+  // The share that remains of each row after the decay that it missed, or null: of `rows`, or where
+  // the gradient is dense of all rows, which catch_up() multiplies.
   const double* row_keep = nullptr;
   double grad_scale = 0.0;       // the gradient is divided by it and written back; 0: neither
   const void* update = nullptr;  // the rule's coefficients
@@ -46,9 +48,24 @@ void sweep_task(const Task& task, std::int64_t begin, std::int64_t end);
 // `ends` holds where each task ends on the line of all elements.
 void sweep(std::span<const Task> tasks, std::span<const std::int64_t> ends);
 
+// Multiplies all rows of a parameter with a dense gradient by their share that remains.
+void catch_up(const Task& task);
+
 // Sums the squares that tasks wait for, kMaxSquares for each. The order of adding depends on a
-// task's size alone. `partial` is memory to work in.
-void sum_squares(std::span<const Task> tasks, std::vector<double>& partial, double* squares);
+// task's size alone.
+class SquareSums {
+ public:
+  // Allocates what the sums of these tasks need.
+  void prepare(std::span<const Task> tasks);
+  // Adds up for the tasks [first, last), without an allocation.
+  void add_up(std::span<const Task> tasks, std::size_t first, std::size_t last);
+  const double* of(std::size_t task) const { return &squares_[task * kMaxSquares]; }
+
+ private:
+  std::vector<std::int64_t> ends_;  // where the blocks of each task end, laid end to end
+  std::vector<double> partial_;     // kMaxSquares for each block
+  std::vector<double> squares_;
+};
 
 // Over this many elements a step lets other Python threads run meanwhile.
 inline constexpr std::int64_t kReleaseThreshold = 1048576;

@@ -112,8 +112,10 @@ class Parameter {
     variant.coefficients(hypers.data(), step, numbers_.data(), task_.arithmetic, coefficients);
     task_.update = &coefficients;
     if (variant.sums != nullptr) {
-      std::vector<double> partial;
-      sum_squares({&task_, 1}, partial, squares_);
+      SquareSums sums;
+      sums.prepare({&task_, 1});
+      sums.add_up({&task_, 1}, 0, 1);
+      std::copy_n(sums.of(0), kMaxSquares, squares_);
       variant.finish(squares_, static_cast<double>(task_.size), numbers_.data(), task_.arithmetic,
                      coefficients);
     }

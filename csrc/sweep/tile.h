@@ -1,0 +1,121 @@
+// Tiles: a few elements of an operand, decoded to the arithmetic type in the first-level cache.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+
+#include "../storage/codec.h"
+#include "sweep.h"
+#include "versions.h"
+
+namespace onepass {
+
+inline constexpr std::int64_t kTileBytes = 4096;  // four to six tiles stay in the first-level cache
+
+// Where an operand with strides continues: the element's index in every dimension but the last,
+// kept as an odometer, so that a long run along the last dimension costs one addition.
+class Walk {
+ public:
+  Walk(const Task& task, const Operand& operand, std::int64_t first)
+      : sizes_(task.sizes), strides_(operand.strides), last_(task.dims - 1) {
+    for (int dim = last_; dim >= 0; --dim) {
+      index_[dim] = first % sizes_[dim];
+      offset_ += index_[dim] * strides_[dim];
+      first /= sizes_[dim];
+    }
+  }
+
+  std::int64_t offset() const { return offset_; }
+  std::int64_t stride() const { return strides_[last_]; }
+  std::int64_t left_in_run() const { return sizes_[last_] - index_[last_]; }
+
+  void advance(std::int64_t count) {
+    index_[last_] += count;
+    offset_ += count * strides_[last_];
+    for (int dim = last_; dim > 0 && index_[dim] == sizes_[dim]; --dim) {
+      offset_ += strides_[dim - 1] - index_[dim] * strides_[dim];
+      index_[dim] = 0;
+      ++index_[dim - 1];
+    }
+  }
+
+ private:
+  const std::int64_t *sizes_, *strides_;
+  int last_;
+  std::int64_t offset_ = 0;
+  std::int64_t index_[kMaxDims];
+};
+
+template <class Real>
+using Codec = void (*)(const Run<Real>&);
+
+template <class Real>
+Codec<Real> decoder(Float type) {
+  static constexpr std::array<std::array<Codec<Real>, kVersions>, kFloatCount> table = {
+      Versions<&decode_run<Real, float>>::table, Versions<&decode_run<Real, double>>::table,
+      Versions<&decode_run<Real, BFloat16>>::table, Versions<&decode_run<Real, Half>>::table};
+  return table[static_cast<int>(type)][instruction_set()];
+}
+
+template <class Real>
+Codec<Real> encoder(Float type) {
+  static constexpr std::array<std::array<Codec<Real>, kVersions>, kFloatCount> table = {
+      Versions<&encode_run<Real, float>>::table, Versions<&encode_run<Real, double>>::table,
+      Versions<&encode_run<Real, BFloat16>>::table, Versions<&encode_run<Real, Half>>::table};
+  return table[static_cast<int>(type)][instruction_set()];
+}
+
+constexpr std::int64_t bytes_of(Float type) {
+  constexpr std::int64_t bytes[] = {4, 8, 2, 2};
+  return bytes[static_cast<int>(type)];
+}
+
+inline std::byte* element(const Operand& operand, std::int64_t offset) {
+  return static_cast<std::byte*>(operand.data) + offset * bytes_of(operand.type);
+}
+
+// Moves `size` elements from `first` on between an operand and a tile, by `codec`.
+template <class Real>
+void move_run(Codec<Real> codec, const Task& task, const Operand& operand, std::int64_t first,
+              Run<Real> run) {
+  if (operand.strides == nullptr) {
+    run.memory = element(operand, first);
+    run.stride = 1;
+    codec(run);
+    return;
+  }
+  Walk walk(task, operand, first);
+  for (std::int64_t left = run.size; left > 0; left -= run.size) {
+    run.memory = element(operand, walk.offset());
+    run.stride = walk.stride();
+    run.size = std::min(left, walk.left_in_run());
+    codec(run);
+    run.tile += run.size;
+    walk.advance(run.size);
+  }
+}
+
+// A tile of one operand: a view of its memory where that holds the arithmetic type in order
+// already, else a copy.
+template <class Real>
+struct Tile {
+  alignas(64) Real buffer[kTileBytes / sizeof(Real)];
+  Real* data;
+
+  void load(const Task& task, const Operand& operand, std::int64_t first, std::int64_t size) {
+    if (operand.strides == nullptr && operand.type == task.arithmetic) {
+      data = reinterpret_cast<Real*>(element(operand, first));
+      return;
+    }
+    data = buffer;
+    move_run<Real>(decoder<Real>(operand.type), task, operand, first, {nullptr, 1, data, size});
+  }
+
+  void store(const Task& task, const Operand& operand, std::int64_t first, std::int64_t size) {
+    if (data != buffer) return;
+    move_run<Real>(encoder<Real>(operand.type), task, operand, first, {nullptr, 1, data, size});
+  }
+};
+
+}  // namespace onepass

@@ -1,0 +1,127 @@
+"""A step is taken whole or not at all, whatever an exception or another thread does to it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytest
+import torch
+
+from tests.cases import CASES, Case
+from tests.rows import sparse
+from tests.support import each_case, make_params, params_of, randn, run_python, set_grads, snapshot
+
+SHAPES = ((5, 3), (), (7,))
+
+
+class Interrupt(KeyboardInterrupt):
+    pass
+
+
+class InterruptAt:
+    """Raises at the n-th call of a Python or C function, by Python's own hook for profilers."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+
+    def __enter__(self) -> InterruptAt:
+        sys.setprofile(self.on_event)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def on_event(self, frame: FrameType, event: str, argument: Any) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Interrupt
+
+
+def dense(case: Case, steps: int) -> Any:
+    optimizer = case.ours(make_params(SHAPES, torch.float32), lr=0.1)
+    for step in range(steps):
+        set_grads(params_of(optimizer), step)
+        optimizer.step()
+    set_grads(params_of(optimizer), steps)
+    return optimizer
+
+
+def with_rows(case: Case, steps: int) -> Any:
+    """Returns an optimizer whose gradients are sparse, or None where the class takes none."""
+    table = randn((6, 2), torch.float32, 1).requires_grad_()
+    optimizer = case.ours([table, torch.ones(3, requires_grad=True)], lr=0.1)
+    for step in range(steps + 1):
+        params_of(optimizer)[1].grad = torch.ones(3)
+        table.grad = sparse(randn((6, 2), torch.float32, step), 1, torch.tensor([step, 4]))
+        try:
+            if step < steps:
+                optimizer.step()
+        except RuntimeError:
+            return None
+    return optimizer
+
+
+def with_hooks(case: Case, steps: int) -> Any:
+    optimizer = dense(case, steps)
+    optimizer.register_step_pre_hook(lambda *_: None)
+    optimizer.register_step_post_hook(lambda *_: None)
+    return optimizer
+
+
+def takes_rows(case: Case) -> bool:
+    return with_rows(case, 1) is not None
+
+
+@each_case
+@pytest.mark.parametrize("steps", [0, 2], ids=["first step", "later"])
+@pytest.mark.parametrize("start", [dense, with_rows, with_hooks])
+def test_an_exception_at_any_call_leaves_a_step_whole_or_not_taken(
+    case: Case, start: Callable[[Case, int], Any], steps: int
+) -> None:
+    if start is with_rows and not takes_rows(case):
+        with pytest.raises(RuntimeError, match="sparse"):
+            with_rows(case, 0).step()
+        return
+    stepped = start(case, steps)
+    before = snapshot(stepped)
+    stepped.step()
+    after = snapshot(stepped)
+    assert before != after
+    for number in range(1, 1000):
+        optimizer = start(case, steps)
+        try:
+            with InterruptAt(number):
+                optimizer.step()
+        except Interrupt:
+            assert snapshot(optimizer) in (before, after), f"half a step, at call {number}"
+        else:
+            break
+    assert number > 3, "no call was interrupted"
+    assert snapshot(optimizer) == after
+
+
+# ---- other threads: in a process of its own, which may crash
+
+
+def interleave(count: int, seed: int) -> None:
+    words = run_python(["-m", "tests.interleavings", count, seed], timeout=1500.0).split()
+    assert words[0] == "well"
+    assert int(words[1]) >= min(count, len(CASES))
+
+
+def test_steps_beside_a_thread_that_changes_their_tensors_are_whole_or_refused() -> None:
+    interleave(400, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_ten_thousand_steps_beside_a_thread_that_changes_their_tensors() -> None:
+    interleave(10_000, 2)
+
+
+@pytest.mark.sanitize
+def test_no_step_reads_memory_that_another_thread_let_go_of() -> None:
+    interleave(40, 3)
