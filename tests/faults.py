@@ -9,8 +9,10 @@ from onepass import _C
 from onepass.rules import RULES
 
 ADAM, RULE, FLOATS = "csrc/rules/adam.h", "csrc/rules/rule.h", "csrc/storage/floats.h"
-LOOP, LINE, SWEEP = "csrc/sweep/loop.h", "csrc/sweep/line.h", "csrc/sweep/sweep.cpp"
+LOOP, LINE, TILE = "csrc/sweep/loop.h", "csrc/sweep/line.h", "csrc/sweep/tile.h"
+SWEEP, SUMS = "csrc/sweep/sweep.cpp", "csrc/sweep/sums.cpp"
 TASK, CHECKS, PLAN = "csrc/plan_task.cpp", "csrc/plan_validate.cpp", "csrc/plan.cpp"
+COMMIT = "csrc/plan_commit.cpp"
 OPERAND, RANGES, STEP = "csrc/operand.cpp", "csrc/algorithm.cpp", "csrc/python_step.cpp"
 SPARSE = "csrc/sparse.cpp"
 OPTIMIZER, STATE = "python/onepass/optimizer.py", "python/onepass/state.py"
@@ -31,8 +33,10 @@ USERS = {
     ADAM: ADAMS,
     RULE: ADAMS,
     LOOP: ADAMS,
-    FLOATS: (*ADAMS, SWEEP),
-    LINE: (SWEEP,),
+    FLOATS: (*ADAMS, SWEEP, SUMS),
+    LINE: (SWEEP, SUMS),
+    TILE: (SWEEP, SUMS),
+    "csrc/sweep/parallel.h": (SWEEP, SUMS),
     "csrc/operand.h": (CHECKS,),
     "csrc/algorithm.h": ("csrc/python_options.cpp",),
     "csrc/python_state.h": ("csrc/python_step.cpp",),
@@ -205,7 +209,7 @@ MEMORY = (
     Fault("only whole tiles", SWEEP,
           "first < section.end; first += kTile)", "first + kTile <= section.end; first += kTile)",
           LAYOUTS),
-    Fault("strides ignored", SWEEP, "return strides_[last_]; }", "return 1; }", LAYOUTS),
+    Fault("strides ignored", TILE, "return strides_[last_]; }", "return 1; }", LAYOUTS),
     Fault("the unscaled gradient is not written back", SWEEP,
           "grad.store(task, task.grad, first, size);", "", UNSCALED),
     Fault("other strides are taken for the parameter's", TASK,
@@ -223,9 +227,9 @@ MEMORY = (
           STATES_SHARED),
     Fault("maximize of the first group for all", TASK, "task.maximize = group.maximize;",
           "task.maximize = groups_.front().maximize;", GROUPS),
-    Fault("hyper-parameters of the first group for all", PLAN,
-          "= groups_[entry.group];\n  const std::size_t count",
-          "= groups_[0];\n  const std::size_t count", GROUPS),
+    Fault("hyper-parameters of the first group for all", COMMIT,
+          "= groups_[entries_[k].group];\n  const Float arithmetic",
+          "= groups_[0];\n  const Float arithmetic", GROUPS),
     Fault("a kept task keeps its gradient", CHECKS,
           "task.grad.data = const_cast<std::byte*>(spans[1].begin);", "", PARITY),
     Fault("a list of options is taken for what it was", "csrc/python_options.cpp",
@@ -241,7 +245,8 @@ MEMORY = (
     Fault("a damped first momentum", "csrc/rules/sgd.h", "first ? 1.0 : 1.0 - h.dampening",
           "1.0 - h.dampening", SGD_STEPS),
     Fault("every momentum is the first", STEP,
-          "next_new_ < new_.size() && new_[next_new_] == param;", "true;", SGD_STEPS),
+          "tensors.is_new = found != new_.end();", "tensors.is_new = true;", SGD_STEPS,
+          crashes=True),
     Fault("a product wider than it is stored", "csrc/rules/nadam.h", "product.rounded(mu)", "mu",
           NADAM_STEPS),
     Fault("rectified too early", "csrc/rules/radam.h", "rho > 5.0 && t > 5.0", "rho > 4.0",
@@ -249,16 +254,16 @@ MEMORY = (
 )  # fmt: skip
 
 PROMISES = (
-    Fault("no version of the parameter is counted", PLAN,
+    Fault("no version of the parameter is counted", COMMIT,
           "tensors.param->unsafeGetTensorImpl()->bump_version();", "", VERSIONS),
-    Fault("no version of the states is counted", PLAN,
+    Fault("no version of the states is counted", COMMIT,
           "tensors.states[state]->unsafeGetTensorImpl()->bump_version();", "(void)state;",
           VERSIONS),
     Fault("overlapping parameters are swept at once", PLAN, "in_order_ = writes_overlap_;",
           "in_order_ = false;", IN_ORDER),
     Fault("gradients that are parameters are swept at once", PLAN, "  return !fits();",
           "return false;", READ_AFTER),
-    Fault("gradients are not held while others run", PLAN,
+    Fault("gradients are not held while others run", COMMIT,
           "held_.push_back(tensors.grad->storage());", "", GAP_HOLD),
     Fault("what shared no memory is taken never to", PLAN, "if (writes_changed_) {",
           "if (written_sorted_.empty()) {", NEVER_STALE),
@@ -288,14 +293,13 @@ PROMISES = (
           "terms[1] = g;", tests("parity", f"{STEPS}[LAMB]")),
     Fault("cautious steps go against their gradient", ADAM, "(agree(m, g) ? step_size * m",
           "(true ? step_size * m", tests("parity", f"{STEPS}[Adam]")),
-    Fault("sums over scaled gradients", SWEEP,
+    Fault("sums over scaled gradients", SUMS,
           "grad.data[i] / static_cast<Real>(task.grad_scale);", "grad.data[i];",
           tests("amp", "c10_a_scaled_gradient_steps_as_the_gradient_itself[Adam]")),
     Fault("rows take one another's gradients", SWEEP, "(k - task.rows[k]) * task.row_size", "0",
           tests("sparse", "touched_rows_take_the_dense_step_and_others_keep_every_bit")),
     Fault("missed decay is forgotten", SPARSE, "std::exp(before - at_row[row])", "1.0", CATCH_UP),
-    Fault("a dense step forgets missed decay", PLAN,
-          "onepass::catch_up(*entry.tensors.param, log);", "", CATCH_UP),
+    Fault("a dense step forgets missed decay", COMMIT, "catches_up_ = true;", "", CATCH_UP),
     Fault("repeated rows step twice", SPARSE, "if (!is_rising(rows.index)) {", "if (false) {",
           tests("sparse", "repeated_and_unsorted_indices_add_up")),
     Fault("negative indices", SPARSE, "0 <= at && at < size", "at < size",
@@ -305,8 +309,12 @@ PROMISES = (
     Fault("found_inf ignored by the op", "csrc/ops.cpp",
           "if (arguments.is_skipped(scaler)) return;", "arguments.is_skipped(scaler);", THE_OP),
     Fault("new states stay after a refusal", STEP,
-          "  plan_.validate(ParameterNames(groups));\n  new_states.keep();",
-          "  new_states.keep();\n  plan_.validate(ParameterNames(groups));", EXPANDED),
+          "    plan_anew(groups, state.ptr());\n  }\n  if (!plan_.new_decay_logs",
+          "    made.keep();\n    plan_anew(groups, state.ptr());\n  }\n  if (!plan_.new_decay_logs",
+          EXPANDED),
+    Fault("threads keep their own floating-point modes", "csrc/sweep/parallel.h",
+          "    const FloatModeGuard guard(mode);\n", "",
+          tests("determinism", "c8_threads_take_over_the_callers_floating_point_mode[Adam]")),
 )  # fmt: skip
 
 PYTHON = (
@@ -320,7 +328,7 @@ PYTHON = (
           NOT_LOADED),
     Fault("a refused group stays", OPTIMIZER, "self.param_groups.pop()", "pass", GROUP),
     Fault("steps are counted in the default dtype", OPTIMIZER,
-          "_get_scalar_dtype(is_fused=group.get(\"fused\"))", "torch.get_default_dtype()",
+          "number_dtype(group.get(\"fused\"))", "torch.get_default_dtype()",
           DEFAULTS),
     Fault("float16 parameters have float16 states", STATE,
           "return torch.float32 if param.dtype == torch.float16 else param.dtype",
