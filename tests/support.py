@@ -325,7 +325,5 @@ def finish(process: subprocess.Popen[str], timeout: float = 120.0) -> str:
     return out
 
 
-def run_python(
-    arguments: Sequence[object], timeout: float = 120.0, **environment: str
-) -> str:
+def run_python(arguments: Sequence[object], timeout: float = 120.0, **environment: str) -> str:
     return finish(start_python(arguments, **environment), timeout)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator
-from datetime import timedelta
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
@@ -35,17 +32,10 @@ from tests.support import (
 )
 
 # torch's own warning, where torch.distributed.optim is imported.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.[a-z_]+. is deprecated")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    store = dist.FileStore(str(tmp_path_factory.mktemp("group") / "store"), 1)
-    dist.init_process_group(
-        "gloo", store=store, rank=0, world_size=1, timeout=timedelta(seconds=60)
-    )
-    yield
-    dist.destroy_process_group()
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.torch.jit.[a-z_]+. is deprecated"),
+    pytest.mark.usefixtures("process_group"),
+]
 
 
 def model() -> torch.nn.Module:

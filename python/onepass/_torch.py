@@ -5,14 +5,17 @@ Tried with 2.9 to 2.15. A new torch is compared with this file and `csrc/tensor/
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 from torch.optim import optimizer as _module
 from torch.optim.optimizer import Optimizer, ParamsT
+
+Spec = tuple[Any, tuple[Any, ...]]  # mesh and placements of a DTensor
 
 # All versions: torch's wrapper around step(), which runs hooks and tells profilers.
 wrapped_by_torch: Callable[[Callable[..., Any]], Callable[..., Any]] = Optimizer.profile_hook_step
@@ -78,3 +81,37 @@ def check_graph_capture(optimizer: Optimizer) -> None:
 def divide_(tensors: list[Tensor], divisor: Tensor) -> None:
     """Divides all tensors in place, in one call (all versions)."""
     torch._foreach_div_(tensors, divisor)
+
+
+def is_memory(tensor: Tensor) -> bool:
+    """Returns whether a tensor's class has no way of its own to compute (all versions)."""
+    cls = type(tensor)
+    return cls is Tensor or cls.__torch_dispatch__ is torch._C._disabled_torch_dispatch_impl
+
+
+def is_async(tensor: Tensor) -> TypeGuard[Any]:
+    """Returns whether a tensor is what a collective gives before it has ended (all versions)."""
+    module = sys.modules.get("torch.distributed._functional_collectives")
+    return module is not None and isinstance(tensor, module.AsyncCollectiveTensor)
+
+
+def local_of(dtensor: Any) -> Tensor:
+    """Returns the tensor that a DTensor holds; to_local() makes a new one (from 2.13 on)."""
+    local: Tensor = dtensor._local_tensor
+    return local
+
+
+def spec_of(dtensor: Any) -> Spec:
+    """Returns the mesh and the placements of a DTensor; its properties take longer."""
+    spec = dtensor._spec
+    return spec.mesh, spec.placements
+
+
+def is_flat(param: Any) -> bool:
+    """Returns whether a parameter is one of FSDP1's flat ones (all versions)."""
+    return bool(getattr(param, "_is_flat_param", False))
+
+
+def is_flattened(param: Any) -> bool:
+    """Returns whether a parameter is a view of one of FSDP1's flat ones (all versions)."""
+    return bool(getattr(param, "_fsdp_flattened", False))

@@ -2,89 +2,93 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ._native import C
-from ._torch import divide_
+from ._torch import divide_, is_memory, spec_of
+from .local_step import LocalStep, Place, check_placement
+from .parts import is_dtensor, parts_of, wrapper_in
 from .rules import RULES
-from .state import localize, number_device, parameter_name
+from .state import number_device, parameter_name
 
 if TYPE_CHECKING:
     from .optimizer import OnePass
 
 
 def step_locally(optimizer: OnePass) -> None:
-    """Takes the step on the local tensors of DTensors, all or nothing like any other."""
-    owners: dict[Tensor, tuple[Tensor, str]] = {}  # of local tensors: the parameter and its name
-    local_state: dict[Tensor, Any] = {}
-    local_groups = []
-    for i, group in enumerate(optimizer.param_groups):
-        params = []
-        for k, param in enumerate(group["params"]):
-            name = parameter_name(group, i, k)
-            if _is_part(param) and (RULES[optimizer.rule].sums or group.get("cautious")):
-                raise TypeError(
-                    f"{type(optimizer).__name__} sums over whole parameters, but of {name} each "
-                    "process holds a part; replicate it or take another class"
-                )
-            local = localize(param, name)
-            params.append(local)
-            owners[local] = param, name
-            if param.grad is not None and optimizer.state.get(param):
-                local_state[local] = _local_state(optimizer.state[param], name)
-        local_groups.append({**group, "params": params})
-
-    new: dict[Tensor, Any] = {}
-
-    def new_state(local: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        param, name = owners[local]
-        new[param] = optimizer._new_state(param, group)
-        return _local_state(new[param], name)
-
-    optimizer._native().step(local_groups, local_state, new_state, *optimizer._scaler())
-    optimizer.state.update(new)
-    for local, state in local_state.items():  # to which a first sparse gradient adds
-        own = optimizer.state[owners[local][0]]
-        own.update({key: state[key] for key in state.keys() - own.keys()})
-
-
-def _is_part(param: Tensor) -> bool:
-    """Whether this process holds a part of a parameter, and others the rest."""
-    mesh = getattr(param, "device_mesh", None)
-    return (
-        mesh is not None
-        and mesh.size() > 1
-        and not all(placement.is_replicate() for placement in param.placements)  # type: ignore[attr-defined]
-    )
-
-
-def _local_state(state: dict[str, Any], name: str) -> dict[str, Any]:
-    return {
-        key: localize(value, name) if isinstance(value, Tensor) else value
-        for key, value in state.items()
-    }
+    """Takes the step on what DTensors and tensor subclasses consist of, all or nothing."""
+    local = LocalStep(optimizer)
+    scale, found_inf = optimizer._scaler()
+    if not optimizer._native().step(local.groups, local.state, local.new_state, scale, found_inf):
+        raise RuntimeError(
+            "a parameter or its gradient is a tensor that exists only inside a function transform "
+            "(as vmap or grad); step outside of it, with gradients that have left it"
+        )
+    local.keep(is_scaled=scale is not None)
 
 
 def step_by_op(optimizer: OnePass) -> None:
     """Takes the step by the torch op, one for each group."""
-    rule = RULES[optimizer.rule]
-    op = getattr(torch.ops.onepass, f"{rule.name}_")
-    scale, found_inf = optimizer._scaler()
     _refuse_sparse_gradients(optimizer)
-    if not torch.compiler.is_compiling():  # refuse before the first op, and make no state to skip
-        if type(found_inf) is Tensor and C.Step.skips(found_inf):
-            return
-        optimizer._native().rehearse(optimizer.param_groups, optimizer.state, optimizer._new_state)
     with torch.no_grad():
-        for group in optimizer.param_groups:
-            lists: list[list[Tensor]] = [[] for _ in rule.lists()]
-            optimizer._init_group(group, *lists)
-            options = {hyper.name: hyper.argument(group) for hyper in rule.hypers}
-            _unscale(lists[1], scale, found_inf)
-            op(*lists, **options, maximize=group["maximize"], found_inf=found_inf)
+        if torch.compiler.is_compiling():
+            _step_compiled(optimizer)
+        else:
+            _step_under_mode(optimizer)
+
+
+def _step_under_mode(optimizer: OnePass) -> None:
+    scale, found_inf = optimizer._scaler()
+    # Refuse before the first op, and make no state to skip.
+    if type(found_inf) is Tensor and C.Step.skips(found_inf):
+        return
+    local = LocalStep(optimizer, strict=False)
+    optimizer._native().rehearse(local.groups, local.state, local.new_state)
+    rule = RULES[optimizer.rule]
+    filled = []
+    for group in local.groups:
+        lists: list[list[Tensor]] = [[] for _ in rule.lists()]
+        for param in group["params"]:
+            if param.grad is not None:
+                states = _States(optimizer, local.state, local.new_state, local.count_key)
+                _fill_lists(states, param, group, lists)
+        filled.append((group, lists))
+    for group, lists in filled:
+        _run_op(optimizer, group, lists)
+    local.keep(is_scaled=scale is not None)
+
+
+def _step_compiled(optimizer: OnePass) -> None:
+    for group in optimizer.param_groups:
+        lists: list[list[Tensor]] = [[] for _ in RULES[optimizer.rule].lists()]
+        optimizer._init_group(group, *lists)
+        if not all(is_memory(param) for param in lists[0]):
+            lists[1] = [_placed_as(*pair) for pair in zip(lists[1], lists[0], strict=True)]
+            lists = [[_local(tensor) for tensor in tensors] for tensors in lists]
+        _run_op(optimizer, group, lists)
+
+
+def _placed_as(grad: Any, param: Any) -> Any:
+    if not is_dtensor(param) or grad.placements == param.placements:
+        return grad
+    return grad.redistribute(placements=param.placements)
+
+
+def _local(tensor: Any) -> Any:
+    return tensor.to_local() if is_dtensor(tensor) else tensor
+
+
+def _run_op(optimizer: OnePass, group: dict[str, Any], lists: list[list[Tensor]]) -> None:
+    rule = RULES[optimizer.rule]
+    scale, found_inf = optimizer._scaler()
+    options = {hyper.name: hyper.argument(group) for hyper in rule.hypers}
+    _unscale(lists[1], scale, found_inf)
+    op = getattr(torch.ops.onepass, f"{rule.name}_")
+    op(*lists, **options, maximize=group["maximize"], found_inf=found_inf)
 
 
 def _refuse_sparse_gradients(optimizer: OnePass) -> None:
@@ -97,31 +101,72 @@ def _refuse_sparse_gradients(optimizer: OnePass) -> None:
                 )
 
 
+class _States(NamedTuple):
+    """Where the op's lists take states from, and under what they count what keeps no count."""
+
+    optimizer: OnePass
+    state: Any
+    new_state: Callable[[Tensor, dict[str, Any]], dict[str, Any]]
+    count_key: Callable[[Tensor], Any]
+
+
 def fill_lists(
     optimizer: OnePass, param: Tensor, group: dict[str, Any], lists: tuple[list[Tensor], ...]
 ) -> None:
     """Adds a parameter's tensors to the op's lists, and makes its state where it has none."""
-    rule = RULES[optimizer.rule]
+    grad = param.grad
+    if grad is not None and not (is_memory(param) and is_memory(grad)):
+        _check_compiled(optimizer, param, grad, group)
+    states = _States(optimizer, optimizer.state, optimizer._new_state, lambda own: own)
+    _fill_lists(states, param, group, lists)
+
+
+def _check_compiled(optimizer: OnePass, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+    """Refuses what a compiled step cannot bring to plain tensors."""
+    index = next(i for i, one in enumerate(optimizer.param_groups) if one is group)
+    place = Place(group, index, next(k for k, one in enumerate(group["params"]) if one is param))
+    check_placement(param, grad, place)
+    for wrapper in (wrapper_in(param), wrapper_in(grad)):
+        if wrapper is not None and parts_of(wrapper):
+            raise TypeError(
+                f"{place} or its gradient is a {type(wrapper).__name__}, which a compiled step "
+                "does not take; call step() without torch.compile"
+            )
+    names = {one.name for one in RULES[optimizer.rule].states}
+    for key, value in optimizer.state.get(param, {}).items():
+        if key in names and is_dtensor(value) and spec_of(value) != spec_of(param):
+            raise TypeError(
+                f"{key} of {place} is placed otherwise than the parameter; take one step without "
+                "torch.compile, which redistributes it"
+            )
+
+
+def _fill_lists(
+    states: _States, param: Tensor, group: dict[str, Any], lists: Sequence[list[Tensor]]
+) -> None:
+    rule = RULES[states.optimizer.rule]
     row: dict[str, Any] = {"params": param, "grads": param.grad}
     wanted = [*rule.numbers, *rule.states_in(group)]
     if wanted or rule.counts_steps:
-        state = optimizer.state[param]
+        state = states.state.get(param) or {}
         is_new = not state or (not rule.counts_steps and state.get(wanted[0].name) is None)
         if is_new:
-            state.update(optimizer._new_state(param, group))
+            state = states.state.setdefault(param, {})
+            state.update(states.new_state(param, group))
         row |= {one.name: state[one.name] for one in wanted}
-        row["step"] = state["step"] if rule.counts_steps else _counted(optimizer, param, is_new)
+        row["step"] = state["step"] if rule.counts_steps else _counted(states, param, is_new)
     for name, tensors in zip(rule.lists(), lists, strict=True):
         if name in row:
             tensors.append(row[name])
 
 
-def _counted(optimizer: OnePass, param: Tensor, is_new: bool) -> Tensor:
+def _counted(states: _States, param: Tensor, is_new: bool) -> Tensor:
     """Returns the op's count for an algorithm that keeps none: it must know the first step."""
-    counts: dict[Tensor, Tensor] = optimizer.__dict__.setdefault("_counts", {})
-    if is_new or param not in counts:
-        counts[param] = torch.full((), float(not is_new), device=number_device(param))
-    return counts[param]
+    counts: dict[Any, Tensor] = states.optimizer.__dict__.setdefault("_counts", {})
+    key = states.count_key(param)
+    if is_new or key not in counts:
+        counts[key] = torch.full((), float(not is_new), device=number_device(param))
+    return counts[key]
 
 
 def _unscale(grads: list[Tensor], scale: Tensor | None, found_inf: Tensor | None) -> None:

@@ -17,6 +17,7 @@ from .capture import check_captured, is_capturing
 from .dispatched import fill_lists, step_by_op, step_locally
 from .options import EVERYWHERE, OURS, check_options
 from .rules import RULES, State
+from .shards import refuse_shards
 from .state import (
     Saved,
     bytes_of,
@@ -66,6 +67,7 @@ class OnePass(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        refuse_shards(self)
         if torch.compiler.is_compiling() or C.dispatch_mode_is_active():
             step_by_op(self)
         elif not self._native().step(

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from .parts import all_parts_of, computes_by_parts, parts_of, wrapper_in
+
 if TYPE_CHECKING:
     from .optimizer import OnePass
 
@@ -137,33 +139,24 @@ def wrap_states(state_dict: dict[str, Any]) -> dict[str, Any]:
 
 
 def localize(tensor: Tensor, name: str) -> Tensor:
-    """Returns a plain tensor as it is, and of a DTensor the local part with its gradient."""
-    from torch.distributed.tensor import DTensor
-
-    plain = (Tensor, torch.nn.Parameter)
-    grad = tensor.grad
-    if type(tensor) in plain and (grad is None or type(grad) in plain):
-        return tensor
-    if isinstance(tensor, DTensor) and (
-        grad is None or (isinstance(grad, DTensor) and grad.placements == tensor.placements)
-    ):
-        with torch.no_grad():
-            local: Tensor = tensor.to_local()
-            local.grad = grad.to_local() if isinstance(grad, DTensor) else None
-        return local
-    raise TypeError(
-        f"onepass cannot step a {type(tensor).__name__} with a gradient of {type(grad).__name__}, "
-        f"{name}: it takes plain tensors and DTensors with gradients of the same placement"
-    )
+    """Returns the plain tensor that holds a tensor's numbers in this process."""
+    parts, wrapper = parts_of(tensor), wrapper_in(tensor)
+    if len(parts) != 1 or not (wrapper is None or computes_by_parts(wrapper)):
+        raise TypeError(
+            f"onepass cannot average a {type(tensor).__name__}, {name}: it takes plain tensors, "
+            "DTensors and subclasses with one inner tensor of their own shape and dtype"
+        )
+    return parts[0].tensor
 
 
 def bytes_of(state: Mapping[Any, Mapping[Any, Any]]) -> int:
-    """Returns the bytes of all tensors of a state, those that share memory counted once."""
+    """Returns the bytes that a state takes in this process; tensors that share them count once."""
     storages = {
-        value.untyped_storage()._cdata: value.untyped_storage().nbytes()
+        part.untyped_storage()._cdata: part.untyped_storage().nbytes()
         for entries in state.values()
         for value in entries.values()
         if isinstance(value, Tensor)
+        for part in all_parts_of(value)
     }
     return sum(storages.values())
 

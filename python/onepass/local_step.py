@@ -1,0 +1,281 @@
+"""One step in terms of plain tensors: what stands in it for DTensors and tensor subclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ._torch import Spec, is_memory, spec_of
+from .parts import (
+    Part,
+    computes_by_parts,
+    inner_tensors,
+    is_dtensor,
+    parts_of,
+    wrapper_in,
+)
+from .rules import RULES
+from .state import parameter_name
+
+if TYPE_CHECKING:
+    from .optimizer import OnePass
+
+
+class Place(NamedTuple):
+    """Where a parameter is among the groups, so that a message can name it."""
+
+    group: dict[str, Any]
+    group_index: int
+    number: int
+
+    def __str__(self) -> str:
+        """Returns what messages call the parameter, made where there is one."""
+        return parameter_name(*self)
+
+
+def check_placement(param: Tensor, grad: Tensor, place: Place) -> Spec | None:
+    """Returns mesh and placements of a DTensor; what no collective makes of one mind is refused."""
+    is_spread = is_dtensor(param)
+    if is_dtensor(grad) != is_spread:
+        raise TypeError(
+            f"{place} is a {type(param).__name__}, but its gradient is a {type(grad).__name__}; "
+            "make both DTensors, with distribute_tensor() or DTensor.from_local(), or neither"
+        )
+    if not is_spread:
+        return None
+    mesh, placements = spec = spec_of(param)
+    grad_mesh, grad_placements = spec_of(grad)
+    if grad_mesh != mesh:
+        raise TypeError(
+            f"{place} is placed as {placements} on {mesh}, but its gradient as {grad_placements} "
+            f"on {grad_mesh}; bring both to one mesh"
+        )
+    for placement in placements:
+        if placement.is_partial():
+            raise TypeError(
+                f"{place} is placed as {placements}, and its gradient as {grad_placements}: each "
+                "process holds a summand of the parameter, and steps of the summands do not add up "
+                "to its step; redistribute the parameter"
+            )
+    return spec
+
+
+@dataclass(slots=True)
+class _Row:
+    """A parameter of which something is no plain tensor."""
+
+    param: Tensor
+    grad: Any
+    place: Place
+    spec: Spec | None  # of a DTensor
+    parts: list[Part]
+
+
+class LocalStep:
+    """What one step of an optimizer is in plain tensors.
+
+    Gradients and states that are placed otherwise than their parameter are redistributed. That is
+    collective, and comes after everything that can be refused without it.
+    """
+
+    def __init__(self, optimizer: OnePass, strict: bool = True) -> None:
+        """Checks and localizes everything; `strict` refuses classes that cannot be looked into."""
+        self.groups: list[dict[str, Any]] = []
+        self.state: dict[Tensor, dict[str, Any]] = {}
+        self._optimizer = optimizer
+        self._strict = strict
+        self._states = {one.name for one in RULES[optimizer.rule].states}
+        self._rows: dict[Tensor, _Row] = {}
+        self._owners: dict[Tensor, tuple[Tensor, int]] = {}  # of the parts
+        self._made: dict[Tensor, dict[str, Any]] = {}
+        self._moved: dict[Tensor, dict[str, Tensor]] = {}  # gradients and states, redistributed
+        with torch.no_grad():
+            for i, group in enumerate(optimizer.param_groups):
+                for k, param in enumerate(group["params"]):
+                    self._check(param, Place(group, i, k))
+            self._redistribute()
+            for group in optimizer.param_groups:
+                self._localize(group)
+
+    # ---- what is asked before the first collective
+
+    def _check(self, param: Tensor, place: Place) -> None:
+        grad = param.grad
+        if grad is None or (is_memory(param) and is_memory(grad)):
+            return
+        spec = check_placement(param, grad, place)
+        parts = self._parts(param)
+        if not parts or parts[0].keys:
+            self._check_wrapper(param, place)
+        self._rows[param] = _Row(param, grad, place, spec, parts)
+        if spec is not None and spec_of(grad) != spec:
+            self._moved[param] = {"grad": grad}
+        for key, value in self._items(param):
+            if key in self._states and is_dtensor(value):
+                own = spec_of(value)
+                if own == spec:
+                    continue
+                if spec is None or own[0] != spec[0]:
+                    raise TypeError(
+                        f"{key} of {place} is placed as {own}, but the parameter as {spec}; load a "
+                        "state dict of this model"
+                    )
+                self._moved.setdefault(param, {})[key] = value
+
+    def _items(self, param: Tensor) -> Iterable[tuple[str, Any]]:
+        state = self._optimizer.state.get(param)
+        return state.items() if isinstance(state, dict) else ()
+
+    def _check_wrapper(self, param: Tensor, place: Place) -> None:
+        wrapper = wrapper_in(param)
+        if wrapper is None:
+            return
+        known = self._optimizer.__dict__.setdefault("_known_wrappers", set())
+        if type(wrapper) not in known or not self._optimizer.state.get(param):
+            if self._strict and not computes_by_parts(wrapper):
+                raise TypeError(_unknown(wrapper, place))
+            known.add(type(wrapper))
+        rule = RULES[self._optimizer.rule]
+        if rule.sums and rule.numbers and len(parts_of(wrapper)) > 1:
+            raise TypeError(
+                f"{type(self._optimizer).__name__} keeps a number of each whole parameter, but "
+                f"{place} is a {type(wrapper).__name__} of several; take another class"
+            )
+
+    def _redistribute(self) -> None:
+        for param, tensors in self._moved.items():
+            _, placements = spec_of(param)
+            for key, tensor in tensors.items():
+                there: Any = tensor
+                tensors[key] = there.redistribute(placements=placements)
+            if "grad" in tensors:
+                self._rows[param].grad = tensors["grad"]
+
+    # ---- groups and states
+
+    def _localize(self, group: dict[str, Any]) -> None:
+        params: list[Tensor] = []
+        more: list[Tensor] = []  # behind all others, whose places in the group so stay
+        for param in group["params"]:
+            row = self._rows.get(param)
+            first, *others = [param] if row is None else self._locals_of(row)
+            for number, local in enumerate((first, *others)):
+                self._owners[local] = param, number
+                if param.grad is not None and self._optimizer.state.get(param):
+                    state = self._optimizer.state[param]
+                    self.state[local] = self._local_state(state, param, number)
+            params.append(first)
+            more += others
+        self.groups.append({**group, "params": params + more})
+
+    def _locals_of(self, row: _Row) -> list[Tensor]:
+        grads = self._beside(row, "the gradient", row.grad)
+        if len(grads) > 1 and any(grad.tensor.layout != torch.strided for grad in grads):
+            raise TypeError(
+                f"the gradient of {row.place} is sparse, which a {type(row.param).__name__} does "
+                "not take; make it dense"
+            )
+        return [
+            _with_grad(part, grad, row.place) for part, grad in zip(row.parts, grads, strict=True)
+        ]
+
+    def _beside(self, row: _Row, name: str, tensor: Tensor) -> list[Part]:
+        """Returns the parts of a gradient or a state, as many as those of the parameter."""
+        parts, others = row.parts, self._parts(tensor)
+        if len(others) == 1 and len(parts) == 1:
+            return others
+        if [part.keys for part in parts] != [part.keys for part in others] or not parts:
+            raise TypeError(
+                f"{name} of {row.place} is a {type(tensor).__name__} of {_shown(others)}, but the "
+                f"parameter is a {type(row.param).__name__} of {_shown(parts)}; subclasses need "
+                "gradients and states of the same inner tensors"
+            )
+        return others
+
+    def _parts(self, tensor: Tensor) -> list[Part]:
+        parts = parts_of(tensor)
+        return parts if parts or self._strict else [Part(tensor, None, ())]
+
+    def _local_state(self, state: Any, param: Tensor, number: int) -> Any:
+        row = self._rows.get(param)
+        if row is None or not isinstance(state, dict):
+            return state
+        local = dict(state)
+        moved = self._moved.get(param, {})
+        for key, value in state.items():
+            if key in self._states and isinstance(value, Tensor):
+                local[key] = self._beside(row, key, moved.get(key, value))[number].tensor
+            elif isinstance(value, Tensor):  # one number for all parts: each has its own to count
+                parts = parts_of(value)
+                one = parts[0].tensor if len(parts) == 1 else value
+                local[key] = one.clone() if number else one
+        return local
+
+    def new_state(self, local: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        """Returns the state of a part that has none yet, out of a new one of its parameter."""
+        param, number = self._owners[local]
+        if param not in self._made:
+            self._made[param] = self._optimizer._new_state(param, group)
+        return self._local_state(self._made[param], param, number)  # type: ignore[no-any-return]
+
+    def count_key(self, local: Tensor) -> Any:
+        """Returns what the steps of a part are counted under, where its state keeps no count."""
+        param, number = self._owners[local]
+        return (param, number) if number else param
+
+    # ---- afterwards
+
+    def keep(self, is_scaled: bool) -> None:
+        """Puts what the step has made into the optimizer's state."""
+        state = self._optimizer.state
+        state.update(self._made)
+        for param, moved in self._moved.items():
+            state[param].update({key: moved[key] for key in moved if key in self._states})
+            if is_scaled and "grad" in moved:  # the caller is promised unscaled gradients
+                param.grad = moved["grad"]
+        for local, own in self.state.items():  # to which a first sparse gradient adds
+            param, number = self._owners[local]
+            if number == 0 and own is not state[param]:
+                state[param].update({key: own[key] for key in own.keys() - state[param].keys()})
+        # The memory was written behind the back of the tensor that autograd knows.
+        torch.autograd.graph.increment_version([p for p in self._rows if not p.is_inference()])
+
+
+def _with_grad(part: Part, grad: Part, place: Place) -> Tensor:
+    if part.spec != grad.spec:
+        raise TypeError(
+            f"{place} is placed as {part.spec}, but its gradient as {grad.spec}; redistribute it"
+        )
+    local = part.tensor.detach()
+    one = grad.tensor
+    if one.shape != local.shape or one.device != local.device:
+        raise RuntimeError(
+            f"the gradient of {place} has shape {list(one.shape)} on {one.device} in this process, "
+            f"but the parameter has shape {list(local.shape)} on {local.device}; make them alike"
+        )
+    if one.dtype != local.dtype:
+        local.grad_dtype = None
+    local.grad = one
+    return local
+
+
+def _shown(parts: list[Part]) -> str:
+    return f"inner tensors ({', '.join('.'.join(part.keys) or 'itself' for part in parts)})"
+
+
+def _unknown(wrapper: Tensor, place: Place) -> str:
+    inner = ", ".join(
+        f"'{key}' of {value.dtype} and shape {list(value.shape)}"
+        for key, value in inner_tensors(wrapper).items()
+    )
+    return (
+        f"onepass cannot step a {type(wrapper).__name__} of {wrapper.dtype} and shape "
+        f"{list(wrapper.shape)}, {place}"
+        + (f", which holds {inner}" if inner else "")
+        + ": it takes plain tensors and DTensors, and of other classes those that compute element "
+        "by element on inner tensors of their own shape and dtype; train it with another optimizer"
+    )

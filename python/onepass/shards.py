@@ -1,0 +1,74 @@
+"""Parameters of which a process holds a part: rules that sum over whole parameters refuse them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch.distributed as dist
+from torch import Tensor
+
+from ._torch import is_flat, is_flattened, spec_of
+from .parts import is_dtensor
+from .rules import RULES
+from .state import parameter_name
+
+if TYPE_CHECKING:
+    from .optimizer import OnePass
+
+
+def refuse_shards(optimizer: OnePass) -> None:
+    """Refuses parts of parameters where an element's step depends on its whole parameter.
+
+    Raises:
+        TypeError: a parameter with a gradient is a part of one, or several laid end to end.
+    """
+    if not dist.is_available() or not dist.is_initialized():
+        return
+    sums = RULES[optimizer.rule].sums
+    if not sums and not any(group.get("cautious") for group in optimizer.param_groups):
+        return
+    whole = _whole_storages(optimizer)
+    for i, group in enumerate(optimizer.param_groups):
+        if not sums and not group.get("cautious"):
+            continue
+        for k, param in enumerate(group["params"]):
+            held = None if param.grad is None else _what_is_held(param, whole)
+            if held is not None:
+                raise TypeError(
+                    f"{type(optimizer).__name__} sums over whole parameters, but of "
+                    f"{parameter_name(group, i, k)} each process holds {held}; replicate it or "
+                    "take another class"
+                )
+
+
+def _what_is_held(param: Any, whole: set[int]) -> str | None:
+    """Returns which part of a parameter this process holds, in words; None is all of it."""
+    if is_dtensor(param):
+        mesh, placements = spec_of(param)
+        is_whole = mesh.size() == 1 or all(placement.is_replicate() for placement in placements)
+        return None if is_whole else f"a part ({', '.join(map(str, placements))})"
+    if is_flat(param):
+        return "a flat parameter of FSDP, several parameters laid end to end"
+    if is_flattened(param):
+        is_whole = dist.get_world_size() == 1 or _storage(param) in whole
+        return None if is_whole else "a part, flattened by FSDP"
+    if hasattr(param, "ds_id"):
+        return "a partition of DeepSpeed's ZeRO, several parameters laid end to end"
+    return None
+
+
+def _whole_storages(optimizer: OnePass) -> set[int]:
+    """Returns the memory in which FSDP has parameters in their own shapes: it does not shard them.
+
+    Where it does, each is a vector, as a bias is too.
+    """
+    return {
+        _storage(param)
+        for group in optimizer.param_groups
+        for param in group["params"]
+        if is_flattened(param) and param.ndim != 1
+    }
+
+
+def _storage(param: Tensor) -> int:
+    return param.untyped_storage().data_ptr()

@@ -1,0 +1,201 @@
+"""DTensors: stepped by what each process holds of them, whatever is around the step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+import onepass
+from onepass.rules import RULES
+from tests.cases import CASES, Case
+from tests.oracle import all_states_on, state_names
+from tests.support import (
+    each_case,
+    each_case_with_fused,
+    make_params,
+    params_of,
+    randn,
+    raw,
+    run_python,
+    set_grads,
+)
+
+
+def shared(case: Case) -> set[str]:
+    """Returns what the state keeps as one number of the whole parameter."""
+    return {"step", *(number.name for number in RULES[case.ours.rule].numbers)}
+
+
+def moved(params: list[Tensor], before: list[bytes]) -> bool:
+    """Returns whether all weights moved; a step that does nothing has nothing to be wrong with."""
+    return all(raw(param) != old for param, old in zip(params, before, strict=True))
+
+
+def locals_of(optimizer: Any) -> list[Tensor]:
+    return [param.to_local().detach() for param in params_of(optimizer)]
+
+
+def distributed(param: Tensor, mesh: Any, placement: Any) -> Tensor:
+    leaf: Tensor = distribute_tensor(param.detach().clone(), mesh, [placement]).requires_grad_()
+    return leaf
+
+
+@each_case
+@pytest.mark.parametrize("placement", (Shard(0), Replicate()), ids=str)
+def test_dtensors_step_as_their_local_tensors(case: Case, mesh: Any, placement: Any) -> None:
+    for options in (*case.settings, *case.extras):
+        plain = case.ours(make_params(((6, 4), (3,))), **options)
+        spread = case.ours(
+            [distributed(param, mesh, placement) for param in params_of(plain)], **options
+        )
+        for number in range(3):
+            set_grads(params_of(plain), number)
+            for a, b in zip(params_of(spread), params_of(plain), strict=True):
+                a.grad = distribute_tensor(b.grad.clone(), mesh, [placement])
+            plain.step()
+            spread.step()
+        for a, b in zip(params_of(spread), params_of(plain), strict=True):
+            assert raw(a.full_tensor()) == raw(b), options
+            for name, value in spread.state[a].items():
+                if name not in shared(case):
+                    assert isinstance(value, DTensor) and value.placements == (placement,)
+                    value = value.full_tensor()
+                assert raw(value) == raw(plain.state[b][name]), name
+        assert spread.state_bytes() == plain.state_bytes()
+
+
+PARTS = """
+import onepass, torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+mesh = init_device_mesh("cpu", (2,))
+for cls, options in ((onepass.LAMB, {}), (onepass.LARS, {}), (onepass.NovoGrad, {}),
+                     (onepass.Lion, {"cautious": True}), (onepass.Lion, {})):
+    for placement in (Shard(0), Replicate()):
+        param = DTensor.from_local(torch.ones(2, 3), mesh, [placement]).requires_grad_()
+        param.grad = DTensor.from_local(torch.ones(2, 3), mesh, [placement])
+        try:
+            cls([param], lr=0.5, **options).step()
+            print("stepped", bool((param.to_local() != 1).all()))
+        except TypeError as error:
+            print("refused", "holds a part" in str(error), param.to_local().sum().item())
+"""
+
+
+def test_who_sums_over_a_parameter_refuses_to_step_a_part_of_one() -> None:
+    said = run_python(["-c", PARTS]).splitlines()
+    assert said == [*["refused True 6.0", "stepped True"] * 4, *["stepped True"] * 2]
+
+
+def test_averages_of_dtensors_are_those_of_their_local_tensors(mesh: Any) -> None:
+    plain = make_params(((6, 4), (3,)))
+    spread = [distributed(param, mesh, Shard(0)) for param in plain]
+    ours, want = (onepass.ema.EMA(params, beta=0.9) for params in (spread, plain))
+    for seed in range(3):
+        with torch.no_grad():
+            for a, b in zip(spread, plain, strict=True):
+                b.copy_(randn(b.shape, b.dtype, seed))
+                a.copy_(distributed(b, mesh, Shard(0)))
+        ours.update()
+        want.update()
+    with ours.swapped():
+        for name, a, average in zip("01", spread, ours.averages.values(), strict=True):
+            assert isinstance(average, DTensor) and average.placements == (Shard(0),)
+            assert raw(a.full_tensor()) == raw(average.full_tensor()) == raw(want.averages[name])
+    assert all(raw(a.full_tensor()) == raw(b) for a, b in zip(spread, plain, strict=True))
+
+
+@each_case_with_fused
+def test_a_skipped_step_of_dtensors_changes_nothing(case: Case, mesh: Any) -> None:
+    for steps in (0, 1):
+        optimizer = case.ours([distributed(make_params(((6, 4),))[0], mesh, Shard(0))], fused=True)
+        (param,) = params_of(optimizer)
+        param.grad = distribute_tensor(torch.ones(6, 4), mesh, [Shard(0)])
+        for _ in range(steps):
+            optimizer.step()
+        before = raw(param.full_tensor()), len(optimizer.state)
+        optimizer.grad_scale, optimizer.found_inf = torch.tensor(2.0), torch.tensor(1.0)
+        optimizer.step()
+        assert (raw(param.full_tensor()), len(optimizer.state)) == before
+        assert raw(param.grad.full_tensor()) == raw(torch.ones(6, 4))
+
+
+@each_case_with_fused
+def test_a_scaled_gradient_of_dtensors_is_unscaled(case: Case, mesh: Any) -> None:
+    for scale in (torch.tensor(4.0), torch.tensor([4.0]), torch.tensor(4.0).double()):
+        plain = case.ours(make_params(((6, 4),)), fused=True)
+        spread = case.ours([distributed(params_of(plain)[0], mesh, Shard(0))], fused=True)
+        set_grads(params_of(plain), 1)
+        (a,), (b,) = params_of(spread), params_of(plain)
+        a.grad = distribute_tensor(b.grad.clone(), mesh, [Shard(0)])
+        for optimizer in (plain, spread):
+            optimizer.grad_scale, optimizer.found_inf = scale, torch.tensor(0.0)
+            optimizer.step()
+        assert raw(a.full_tensor()) == raw(b)
+        assert raw(a.grad.full_tensor()) == raw(b.grad)
+
+
+@each_case
+def test_dtensor_state_loads_into_a_new_optimizer(case: Case, mesh: Any) -> None:
+    plain = make_params(((6, 4), (3,)))
+    first = case.ours([distributed(p, mesh, Shard(0)) for p in plain])
+    for param in params_of(first):
+        param.grad = distributed(param.full_tensor(), mesh, Shard(0)).detach()
+    first.step()
+    second = case.ours([distributed(p.full_tensor(), mesh, Shard(0)) for p in params_of(first)])
+    second.load_state_dict(first.state_dict())
+    for optimizer in (first, second):
+        for param in params_of(optimizer):
+            param.grad = distributed(torch.ones(param.shape), mesh, Shard(0)).detach()
+        optimizer.step()
+    for a, b in zip(params_of(first), params_of(second), strict=True):
+        assert raw(a.full_tensor()) == raw(b.full_tensor())
+
+
+BAD_OPTIONS = (("lr", -1.0), ("weight_decay", float("nan")))
+
+
+@pytest.mark.parametrize(
+    "case, option, value",
+    [(c, *bad) for c in CASES for bad in BAD_OPTIONS if bad[0] in c.ours([torch.ones(1)]).defaults],
+    ids=str,
+)
+def test_a_bad_option_of_the_second_group_changes_no_dtensor_of_the_first(
+    case: Case, mesh: Any, option: str, value: float
+) -> None:
+    params = [distributed(p, mesh, Shard(0)) for p in make_params(((6, 4), (3,)))]
+    optimizer = case.ours([{"params": [param]} for param in params])
+    for param in params:
+        param.grad = distribute_tensor(torch.ones(param.shape), mesh, [Shard(0)])
+    before = [raw(param.full_tensor()) for param in params], len(optimizer.state)
+    optimizer.param_groups[1][option] = value
+    with pytest.raises(ValueError, match="Invalid"):
+        optimizer.step()
+    assert ([raw(param.full_tensor()) for param in params], len(optimizer.state)) == before
+
+
+@each_case
+def test_a_bad_state_in_the_second_group_changes_no_dtensor_of_the_first(
+    case: Case, mesh: Any
+) -> None:
+    params = [distributed(p, mesh, Shard(0)) for p in make_params(((6, 4), (3,)))]
+    optimizer = case.ours([{"params": [param]} for param in params], **all_states_on(case))
+    for param in params:
+        param.grad = distribute_tensor(torch.ones(param.shape), mesh, [Shard(0)])
+    optimizer.step()
+    name = state_names(case, optimizer.param_groups[1])[0]
+    optimizer.state[params[1]][name] = distribute_tensor(torch.ones(7), mesh, [Shard(0)])
+    before = [raw(param.full_tensor()) for param in params]
+    steps = [float(optimizer.state[param].get("step", 1)) for param in params]
+    with pytest.raises(RuntimeError, match="shape"):
+        optimizer.step()
+    assert [raw(param.full_tensor()) for param in params] == before
+    assert [float(optimizer.state[param].get("step", 1)) for param in params] == steps
