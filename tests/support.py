@@ -51,6 +51,21 @@ def torch_before(version: str, why: str) -> pytest.MarkDecorator:
     return pytest.mark.xfail(is_older, reason=f"torch before {version}: {why}", strict=True)
 
 
+def cases_with(cases: Iterable[Case], **marks: pytest.MarkDecorator) -> list[Any]:
+    """Returns cases as parameters, those of some names with a mark."""
+    return [pytest.param(c, marks=marks.get(str(c), ()), id=str(c)) for c in cases]
+
+
+# Torch's own class fails where parameters have no state after the constructor.
+each_torch_case_with_late_states = pytest.mark.parametrize(
+    "case",
+    cases_with(
+        TORCH_CASES,
+        Adagrad=torch_before("2.12", "its Adagrad makes states in the constructor alone"),
+    ),
+)
+
+
 def extra_keys(case: Case) -> set[str]:
     """Returns the options of our class that torch's does not have."""
     theirs = inspect.signature(case.theirs).parameters.keys() if case.theirs else set()

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from onepass.rules import RULES
 from tests.cases import Case
-from tests.support import each_torch_case, numbers_of, params_of, randn
+from tests.support import each_torch_case_with_late_states, numbers_of, params_of, randn
 
 pytestmark = pytest.mark.thorough
 
@@ -278,7 +278,7 @@ def near(a: Tensor, b: Tensor) -> None:
         assert torch.allclose(a, b, rtol=tolerance, atol=tolerance), (a, b)
 
 
-@each_torch_case
+@each_torch_case_with_late_states
 def test_c21_any_sequence_of_actions_ends_where_torch_ends(case: Case) -> None:
     machines: list[Any] = []
 
