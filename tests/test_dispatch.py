@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from onepass.rules import RULES
 from tests.cases import Case
@@ -16,7 +17,9 @@ from tests.support import (
     assert_same,
     each_case,
     make_params,
+    params_of,
     raw,
+    set_grads,
     snapshot,
     take_steps,
 )
@@ -41,6 +44,26 @@ def test_a_step_under_fake_tensor_mode_computes_shapes_and_touches_no_number(cas
             for name, value in optimizer.state[param].items():
                 assert isinstance(value, FakeTensor), name
                 assert value.shape == (() if name in shared(case) else param.shape)
+
+
+class Watching(TorchDispatchMode):
+    """Sees every operation, and changes none."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+@each_case
+def test_a_mode_that_only_watches_changes_no_step(case: Case) -> None:
+    """Not the first one either, in which the state is made."""
+    for options in (*case.settings, *case.extras):
+        watched, plain = (case.ours(make_params(((3, 4), (2,))), **options) for _ in range(2))
+        for number in range(3):
+            take_steps(plain, 1, number)
+            set_grads(params_of(watched), 7 + number)
+            with Watching():
+                watched.step()
+            assert_same(snapshot(watched), snapshot(plain), options)
 
 
 @each_case

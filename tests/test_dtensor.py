@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.debug import CommDebugMode
+from torch.utils.flop_counter import FlopCounterMode
 
 import onepass
 from onepass.rules import RULES
@@ -23,6 +25,7 @@ from tests.support import (
     run_python,
     set_grads,
 )
+from tests.test_dispatch import Watching
 
 
 def shared(case: Case) -> set[str]:
@@ -199,3 +202,93 @@ def test_a_bad_state_in_the_second_group_changes_no_dtensor_of_the_first(
         optimizer.step()
     assert [raw(param.full_tensor()) for param in params] == before
     assert [float(optimizer.state[param].get("step", 1)) for param in params] == steps
+
+
+# ---- modes that see every operation, and the compiler
+
+
+MODES = {
+    "a mode": Watching,
+    "FlopCounterMode": lambda: FlopCounterMode(display=False),
+    "CommDebugMode": CommDebugMode,
+}
+
+
+def spread_and_plain(
+    case: Case, options: dict[str, Any], mesh: Any, placement: Any
+) -> tuple[Any, Any]:
+    plain = case.ours(make_params(((6, 4), (3,))), **options)
+    params = [distributed(param, mesh, placement) for param in params_of(plain)]
+    beside = params_of(plain)[0].detach().clone().requires_grad_()
+    return case.ours([*params, beside], **options), plain
+
+
+def set_spread_grads(spread: Any, plain: Any, number: int, mesh: Any, placement: Any) -> None:
+    set_grads(params_of(plain), number)
+    for a, b in zip(params_of(spread), (*params_of(plain), params_of(plain)[0]), strict=True):
+        a.grad = b.grad.clone()
+        if isinstance(a, DTensor):
+            a.grad = distribute_tensor(a.grad, mesh, [placement])
+
+
+def assert_as_plain(spread: Any, plain: Any, placement: Any, about: object) -> None:
+    for a, b in zip(params_of(spread), (*params_of(plain), params_of(plain)[0]), strict=True):
+        assert raw(a.full_tensor() if isinstance(a, DTensor) else a) == raw(b), about
+        assert spread.state.get(a, {}).keys() == plain.state.get(b, {}).keys(), about
+        for name, value in spread.state.get(a, {}).items():
+            if isinstance(a, DTensor) and value.ndim:
+                assert value.placements == (placement,), about
+                value = value.full_tensor()
+            assert raw(value) == raw(plain.state[b][name]), f"{about} {name}"
+
+
+@each_case
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+def test_a_mode_around_the_step_of_dtensors_changes_nothing(
+    case: Case, mesh: Any, mode: Any
+) -> None:
+    for options in (*case.settings, *case.extras):
+        spread, plain = spread_and_plain(case, options, mesh, Shard(0))
+        before = [raw(param) for param in params_of(plain)]
+        for number in range(3):
+            set_spread_grads(spread, plain, number, mesh, Shard(0))
+            plain.step()
+            with mode():
+                spread.step()
+        assert moved(params_of(plain), before)
+        assert_as_plain(spread, plain, Shard(0), options)
+
+
+@each_case
+def test_a_mode_around_the_step_refuses_dtensors_as_the_step_does(case: Case, mesh: Any) -> None:
+    params = [distributed(p, mesh, Shard(0)) for p in make_params(((6, 4), (3,)))]
+    optimizer = case.ours([{"params": [param]} for param in params])
+    for param in params:
+        param.grad = distribute_tensor(torch.ones(param.shape), mesh, [Shard(0)])
+    before = [raw(param.full_tensor()) for param in params], len(optimizer.state)
+    optimizer.param_groups[1]["lr"] = -1.0
+    with pytest.raises(ValueError, match="Invalid"), Watching():
+        optimizer.step()
+    assert ([raw(param.full_tensor()) for param in params], len(optimizer.state)) == before
+
+
+@pytest.mark.thorough
+@pytest.mark.filterwarnings("ignore:Profiler record function")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+@each_case
+def test_the_compiled_step_of_dtensors_is_the_eager_one(case: Case, mesh: Any) -> None:
+    """With a gradient that has to be redistributed, and one that has not."""
+    torch._dynamo.reset()
+    options = case.settings[1]
+    spread, plain = spread_and_plain(case, options, mesh, Replicate())
+    step = torch.compile(spread.step, backend="aot_eager", fullgraph=True)
+    before = [raw(param) for param in params_of(plain)]
+    for number in range(3):
+        set_spread_grads(spread, plain, number, mesh, Replicate())
+        first = params_of(spread)[0]
+        first.grad = DTensor.from_local(first.grad.to_local(), mesh, [Partial()])
+        plain.step()
+        step()
+    assert moved(params_of(plain), before)
+    assert_as_plain(spread, plain, Replicate(), options)
+    torch._dynamo.reset()

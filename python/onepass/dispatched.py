@@ -49,12 +49,12 @@ def _step_under_mode(optimizer: OnePass) -> None:
     local = LocalStep(optimizer, strict=False)
     optimizer._native().rehearse(local.groups, local.state, local.new_state)
     rule = RULES[optimizer.rule]
+    states = _States(optimizer, local.state, local.new_state, local.count_key, local.is_new)
     filled = []
     for group in local.groups:
         lists: list[list[Tensor]] = [[] for _ in rule.lists()]
         for param in group["params"]:
             if param.grad is not None:
-                states = _States(optimizer, local.state, local.new_state, local.count_key)
                 _fill_lists(states, param, group, lists)
         filled.append((group, lists))
     for group, lists in filled:
@@ -108,6 +108,7 @@ class _States(NamedTuple):
     state: Any
     new_state: Callable[[Tensor, dict[str, Any]], dict[str, Any]]
     count_key: Callable[[Tensor], Any]
+    is_new: Callable[[Tensor], bool]  # whether the state was made for this step
 
 
 def fill_lists(
@@ -117,7 +118,9 @@ def fill_lists(
     grad = param.grad
     if grad is not None and not (is_memory(param) and is_memory(grad)):
         _check_compiled(optimizer, param, grad, group)
-    states = _States(optimizer, optimizer.state, optimizer._new_state, lambda own: own)
+    states = _States(
+        optimizer, optimizer.state, optimizer._new_state, lambda own: own, lambda _: False
+    )
     _fill_lists(states, param, group, lists)
 
 
@@ -149,8 +152,9 @@ def _fill_lists(
     wanted = [*rule.numbers, *rule.states_in(group)]
     if wanted or rule.counts_steps:
         state = states.state.get(param) or {}
-        is_new = not state or (not rule.counts_steps and state.get(wanted[0].name) is None)
-        if is_new:
+        lacks = not state or (not rule.counts_steps and state.get(wanted[0].name) is None)
+        is_new = lacks or states.is_new(param)
+        if lacks:
             state = states.state.setdefault(param, {})
             state.update(states.new_state(param, group))
         row |= {one.name: state[one.name] for one in wanted}

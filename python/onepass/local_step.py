@@ -227,6 +227,10 @@ class LocalStep:
         param, number = self._owners[local]
         return (param, number) if number else param
 
+    def is_new(self, local: Tensor) -> bool:
+        """Returns whether the state of a part was made for this step."""
+        return self._owners[local][0] in self._made
+
     # ---- afterwards
 
     def keep(self, is_scaled: bool) -> None:
