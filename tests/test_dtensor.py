@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
+from torch.distributed.tensor.experimental import implicit_replication
 from torch.utils.flop_counter import FlopCounterMode
 
 import onepass
@@ -96,6 +99,27 @@ for cls, options in ((onepass.LAMB, {}), (onepass.LARS, {}), (onepass.NovoGrad, 
 def test_who_sums_over_a_parameter_refuses_to_step_a_part_of_one() -> None:
     said = run_python(["-c", PARTS]).splitlines()
     assert said == [*["refused True 6.0", "stepped True"] * 4, *["stepped True"] * 2]
+
+
+SUMMING = [case for case in CASES if RULES[case.ours.rule].sums]
+
+
+@pytest.mark.parametrize("case", SUMMING, ids=str)
+@pytest.mark.parametrize("marks", ({"ds_id": "0_5"}, {"_is_flat_param": True}), ids=str)
+def test_who_sums_over_a_parameter_refuses_several_laid_end_to_end(
+    case: Case, mesh: Any, marks: dict[str, Any]
+) -> None:
+    """The marks of DeepSpeed's ZeRO 3 and of FSDP1; even one process has no norms of each then."""
+    for watched in (nullcontext, Watching):
+        param = torch.nn.Parameter(torch.ones(12))
+        vars(param).update(marks)
+        param.grad = torch.ones(12)
+        optimizer = case.ours([param])
+        with pytest.raises(TypeError, match="laid end to end"), watched():
+            optimizer.step()
+        assert raw(param) == raw(torch.ones(12)) and not optimizer.state
+        onepass.AdamW([param], lr=0.1).step()
+        assert raw(param) != raw(torch.ones(12))
 
 
 def test_averages_of_dtensors_are_those_of_their_local_tensors(mesh: Any) -> None:
@@ -202,6 +226,29 @@ def test_a_bad_state_in_the_second_group_changes_no_dtensor_of_the_first(
         optimizer.step()
     assert [raw(param.full_tensor()) for param in params] == before
     assert [float(optimizer.state[param].get("step", 1)) for param in params] == steps
+
+
+def test_a_plain_gradient_is_a_replicated_one_where_torch_says_so(mesh: Any) -> None:
+    for shape, placement in (((), Replicate()), ((1,), Shard(0)), ((2, 3), Shard(1))):
+        param = distributed(torch.ones(shape), mesh, placement)
+        param.grad = torch.ones(shape)
+        optimizer = onepass.AdamW([param], lr=0.1)
+        if param.numel() > 1:
+            with pytest.raises(TypeError, match="is a DTensor, but its gradient is a Tensor"):
+                optimizer.step()
+        with implicit_replication():
+            optimizer.step()
+        torch.testing.assert_close(param.full_tensor(), torch.full(shape, 0.899))
+
+
+def test_dtensors_of_fake_tensors_step(mesh: Any) -> None:
+    with FakeTensorMode():
+        param = DTensor.from_local(torch.ones(4), mesh, [Shard(0)], run_check=False)
+        param = param.requires_grad_()
+        param.grad = torch.ones_like(param)
+        optimizer = onepass.AdamW([param])
+        optimizer.step()
+        assert isinstance(optimizer.state[param]["exp_avg"].to_local(), FakeTensor)
 
 
 # ---- modes that see every operation, and the compiler

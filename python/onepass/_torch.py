@@ -107,6 +107,12 @@ def spec_of(dtensor: Any) -> Spec:
     return spec.mesh, spec.placements
 
 
+def replicates_implicitly() -> bool:
+    """Returns whether DTensors take plain tensors for replicated ones (all versions)."""
+    module: Any = sys.modules["torch.distributed.tensor"]
+    return bool(module.DTensor._op_dispatcher._allow_implicit_replication)
+
+
 def is_flat(param: Any) -> bool:
     """Returns whether a parameter is one of FSDP1's flat ones (all versions)."""
     return bool(getattr(param, "_is_flat_param", False))

@@ -12,6 +12,7 @@ from torch import Tensor
 from ._torch import Spec, is_memory, spec_of
 from .parts import (
     Part,
+    as_replicated,
     computes_by_parts,
     inner_tensors,
     is_dtensor,
@@ -107,6 +108,7 @@ class LocalStep:
         grad = param.grad
         if grad is None or (is_memory(param) and is_memory(grad)):
             return
+        grad = as_replicated(grad, param)
         spec = check_placement(param, grad, place)
         parts = self._parts(param)
         if not parts or parts[0].keys:
@@ -136,9 +138,10 @@ class LocalStep:
             return
         known = self._optimizer.__dict__.setdefault("_known_wrappers", set())
         if type(wrapper) not in known or not self._optimizer.state.get(param):
-            if self._strict and not computes_by_parts(wrapper):
+            if computes_by_parts(wrapper):
+                known.add(type(wrapper))
+            elif self._strict:
                 raise TypeError(_unknown(wrapper, place))
-            known.add(type(wrapper))
         rule = RULES[self._optimizer.rule]
         if rule.sums and rule.numbers and len(parts_of(wrapper)) > 1:
             raise TypeError(
@@ -198,7 +201,10 @@ class LocalStep:
 
     def _parts(self, tensor: Tensor) -> list[Part]:
         parts = parts_of(tensor)
-        return parts if parts or self._strict else [Part(tensor, None, ())]
+        opaque = None if parts or self._strict else wrapper_in(tensor)
+        if opaque is None:
+            return parts
+        return [Part(opaque, spec_of(tensor) if is_dtensor(tensor) else None, ())]
 
     def _local_state(self, state: Any, param: Tensor, number: int) -> Any:
         row = self._rows.get(param)

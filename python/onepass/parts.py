@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from ._torch import Spec, is_async, is_memory, local_of, spec_of
+from ._torch import Spec, is_async, is_memory, local_of, replicates_implicitly, spec_of
 
 
 class Part(NamedTuple):
@@ -25,6 +25,22 @@ def is_dtensor(tensor: Tensor) -> bool:
     """Returns whether a tensor is a DTensor, without importing what defines them."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
+
+
+def as_replicated(tensor: Tensor, like: Tensor) -> Tensor:
+    """Returns a plain tensor as a DTensor on the mesh of another, where torch would take it so.
+
+    It does of single numbers, and of all tensors within implicit_replication().
+    """
+    if not is_dtensor(like) or is_dtensor(tensor):
+        return tensor
+    if tensor.numel() != 1 and not replicates_implicitly():
+        return tensor
+    module = sys.modules["torch.distributed.tensor"]
+    mesh, placements = spec_of(like)
+    everywhere = [module.Replicate() for _ in placements]
+    made: Tensor = module.DTensor.from_local(tensor, mesh, everywhere, run_check=False)
+    return made
 
 
 def inner_tensors(tensor: Any) -> dict[str, Tensor]:
