@@ -1,5 +1,5 @@
 // Plan::validate: everything is looked at before anything is written.
-#include <ATen/Functions.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <string_view>

@@ -1,8 +1,6 @@
 // Reading Python objects natively: dicts, numbers, tensors, and the names of parameters.
 #pragma once
 
-#include <torch/csrc/autograd/python_variable.h>
-
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -11,6 +9,7 @@
 #include <vector>
 
 #include "operand.h"
+#include "tensor/python_compat.h"
 
 namespace onepass {
 

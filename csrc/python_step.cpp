@@ -1,6 +1,6 @@
 #include "python_step.h"
 
-#include <ATen/Functions.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/record_function.h>
 #include <c10/core/InferenceMode.h>
 

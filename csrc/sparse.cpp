@@ -1,6 +1,9 @@
 #include "sparse.h"
 
-#include <ATen/Functions.h>
+#include <ATen/ops/_sparse_coo_tensor_unsafe.h>
+#include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/sub.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
@@ -87,7 +90,8 @@ void catch_up(const at::TensorBase& param, const DecayLog& log) {
   if (param.is_meta()) return;
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   const at::Tensor at_row(*log.at_row), all(param);
-  const at::Tensor sum = at::scalar_tensor(memory_of_number(*log.sum).read().value, at_row.options());
+  const at::Tensor sum =
+      at::scalar_tensor(memory_of_number(*log.sum).read().value, at_row.options());
   std::vector<std::int64_t> sizes(param.dim(), 1);
   std::ranges::copy(at_row.sizes(), sizes.begin());
   all.mul_(at::sub(sum, at_row).exp().view(sizes));

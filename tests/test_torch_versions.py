@@ -14,10 +14,14 @@ from tests.cases import Case
 from tests.support import each_case
 
 ROOT = Path(__file__).parents[1]
-SEAMS = {ROOT / "csrc/tensor/torch_compat.h", ROOT / "python/onepass/_torch.py"}
+SEAMS = {
+    ROOT / "csrc/tensor/torch_compat.h",
+    ROOT / "csrc/tensor/python_compat.h",
+    ROOT / "python/onepass/_torch.py",
+}
 PRIVATE = re.compile(
     r"autograd_meta|AutogradMeta|version_counter|any_modes_set|tls_local_dispatch_key_set|"
-    r"native_handle|autograd_dispatch_keyset|autocast_dispatch_keyset|torch/csrc/autograd/variable|"
+    r"native_handle|autograd_dispatch_keyset|autocast_dispatch_keyset|torch/csrc/autograd|"
     r"\btorch\._[a-z]|_graph_capture_health_check|profile_hook_step|_get_scalar_dtype|"
     r"_optimizer_step_|_global_optimizer_"
 )

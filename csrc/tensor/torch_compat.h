@@ -1,14 +1,13 @@
 // Everything of torch that is no public interface: what may differ between the versions supported,
 // 2.9 to 2.15, and what to look at first when a new one comes out. Each entry says for which
-// versions it was read and tried.
+// versions it was read and tried. What belongs to autograd and Python, whose headers are large,
+// stands in python_compat.h.
 #pragma once
 
-#include <ATen/core/Tensor.h>
+#include <ATen/core/TensorBase.h>
 #include <c10/core/DispatchKeySet.h>
 #include <c10/core/Stream.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
-#include <c10/core/impl/TorchDispatchModeTLS.h>
-#include <torch/csrc/autograd/variable.h>
+#include <c10/util/Exception.h>
 #include <torch/version.h>
 
 #include <cstdint>
@@ -39,14 +38,6 @@ inline void* handle_of_current(const c10::Stream& stream) {
 #endif
 }
 
-// All versions: the gradient of a leaf, read without the calls that Tensor::grad() makes.
-inline const at::Tensor& gradient_of(const at::Tensor& param) {
-  static const at::Tensor none;
-  const auto* const meta =
-      static_cast<torch::autograd::AutogradMeta*>(param.unsafeGetTensorImpl()->autograd_meta());
-  return meta == nullptr ? none : meta->grad_;
-}
-
 // All versions: the part of a tensor's header that says where its version is counted.
 [[gnu::always_inline]] inline const void* version_field(const at::TensorBase& tensor) {
   return &tensor.unsafeGetTensorImpl()->version_counter();
@@ -61,14 +52,6 @@ inline const at::Tensor& gradient_of(const at::Tensor& param) {
   // NOLINTNEXTLINE(bugprone-*): nothing is done with what is read but to prefetch it
   std::memcpy(&address, &version, sizeof(address));
   return address;
-}
-
-// All versions: whether calls go to a mode first (fake tensors, functorch) and memory must not be
-// touched directly.
-inline bool dispatch_mode_is_active() {
-  return c10::impl::TorchDispatchModeTLS::any_modes_set() ||
-         c10::impl::tls_local_dispatch_key_set().included_.has(
-             c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
 }
 
 // All versions: the keys of the usual tensor, which is strided, on the CPU or a CUDA device, and no
