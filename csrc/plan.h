@@ -82,8 +82,8 @@ struct Scaler {
   bool scales() const { return grad_scale != 0.0 || device_grad_scale.defined(); }
 };
 
-// The order of calls is begin, add for each parameter, validate, stage, commit, sweep. From commit()
-// on nothing fails, allocates or runs code of Python's, so that no step is taken by half.
+// The order of calls is begin, add for each parameter, validate, stage, commit, sweep. From
+// commit() on nothing fails, allocates or runs code of Python's, so that no step is taken by half.
 //
 // Between steps a plan keeps addresses, and what it concluded from them. It looks every tensor up
 // anew in every step; where all it finds about a parameter is as before, so is the conclusion.
@@ -96,8 +96,8 @@ class Plan {
   Tensors& add(int group, int index, const Tensors& tensors = {});
   // Validates everything.
   void validate(const Names& names);
-  // Allocates what commit() and sweep() need, and copies to devices what their kernels read. Nothing
-  // after it can fail but a device.
+  // Allocates what commit() and sweep() need, and copies to devices what their kernels read.
+  // Nothing after it can fail but a device.
   void stage();
   // Counts the steps and bumps the version counters.
   void commit();
@@ -106,7 +106,8 @@ class Plan {
   // Forgets all tensors and keeps the vectors' memory for the next step.
   void clear();
 
-  // The logs that states lack: where validate() made any, the step has to be planned anew with them.
+  // The logs that states lack: where validate() made any, the step has to be planned anew with
+  // them.
   const std::deque<NewDecayLog>& new_decay_logs() const { return new_decay_logs_; }
 
   // Whether the step is so large that other threads may run during sweep(). Then stage() holds all
@@ -191,9 +192,9 @@ class Plan {
   bool writes_changed_ = false;  // since the verdict of find_shared_memory
   bool grads_changed_ = false;
   bool writes_overlap_ = false;
-  bool sums_ = false;      // some group's coefficients wait for sums
+  bool sums_ = false;        // some group's coefficients wait for sums
   bool catches_up_ = false;  // some parameter with a dense gradient has rows that missed decay
-  bool in_order_ = false;  // some tasks share memory: sweep one after the other
+  bool in_order_ = false;    // some tasks share memory: sweep one after the other
   std::span<const Group> groups_;
   std::vector<TaskKind> kinds_before_;  // of the groups that origins_ refers to
   std::vector<Entry> entries_;

@@ -123,9 +123,9 @@ void Plan::finish_coefficients(std::size_t first, std::size_t last) {
     const std::span<const NumberMemory> memory = numbers_of(k);
     Number numbers[kMaxNumbers] = {};
     for (std::size_t n = 0; n < memory.size(); ++n) numbers[n] = memory[n].read();
-    groups_[entries_[k].group].variant().finish(
-        squares_.of(k), static_cast<double>(tasks_[k].size), numbers, tasks_[k].arithmetic,
-        *entries_[k].coefficients);
+    groups_[entries_[k].group].variant().finish(squares_.of(k), static_cast<double>(tasks_[k].size),
+                                                numbers, tasks_[k].arithmetic,
+                                                *entries_[k].coefficients);
     for (std::size_t n = 0; n < memory.size(); ++n) memory[n].write(numbers[n].value);
   }
 }

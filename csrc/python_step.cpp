@@ -69,6 +69,7 @@ bool PythonStep::step(const py::list& groups, const py::dict& state, const py::f
   RECORD_FUNCTION(std::string("onepass::") + algorithm_.name, {});
   plan_.stage();
   made.keep();
+  ++steps_taken_;
   plan_.commit();
   if (!plan_.lets_others_run()) {
     plan_.sweep();

@@ -24,6 +24,9 @@ class PythonStep {
   bool step(const py::list& groups, const py::dict& state, const py::function& new_state,
             const py::object& grad_scale, const py::object& found_inf);
 
+  // How many steps were taken; one that was refused or skipped does not count.
+  std::int64_t steps_taken() const { return steps_taken_; }
+
   // Whether a step is skipped because the gradient scaler found an overflow.
   static bool skips(const py::object& found_inf);
 
@@ -51,6 +54,7 @@ class PythonStep {
   GroupReader reader_;
   StateReader states_;
   bool busy_ = false;
+  std::int64_t steps_taken_ = 0;
   Scaler scaler_;
   int first_group_ = 0;
   std::span<const Group> groups_;

@@ -102,7 +102,7 @@ def started(case: Case, steps: int) -> tuple[Any, list[Tensor]]:
 
 
 def memory_of(optimizer: Any, params: list[Tensor]) -> Memory:
-    """Returns the memory that a step changes, in tensors that keep it whatever happens to others."""
+    """Returns the memory that a step changes, in tensors that keep it in any case."""
     memory = {}
     for k, param in enumerate(params):
         memory[k, "param"] = param.detach()
@@ -112,7 +112,7 @@ def memory_of(optimizer: Any, params: list[Tensor]) -> Memory:
 
 
 class Expected:
-    """What a step makes of a start: with the states that are there (after), with new ones (anew)."""
+    """What a step makes of a start: with the states there (after), or with new ones (anew)."""
 
     def __init__(self, case: Case, steps: int) -> None:
         optimizer, params = started(case, steps)

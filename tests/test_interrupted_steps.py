@@ -9,10 +9,20 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.tensor import DTensor, Partial, Replicate, distribute_tensor
 
 from tests.cases import CASES, Case
 from tests.rows import sparse
-from tests.support import each_case, make_params, params_of, randn, run_python, set_grads, snapshot
+from tests.support import (
+    each_case,
+    make_params,
+    params_of,
+    randn,
+    raw,
+    run_python,
+    set_grads,
+    snapshot,
+)
 
 SHAPES = ((5, 3), (), (7,))
 
@@ -101,6 +111,57 @@ def test_an_exception_at_any_call_leaves_a_step_whole_or_not_taken(
             break
     assert number > 3, "no call was interrupted"
     assert snapshot(optimizer) == after
+
+
+def spread(case: Case, mesh: Any, steps: int) -> Any:
+    """Returns an optimizer of DTensors, one of them with a gradient that is placed otherwise."""
+    start = make_params(SHAPES[:2], torch.float32)
+    params = [distribute_tensor(param.detach(), mesh, [Replicate()]) for param in start]
+    optimizer = case.ours([param.requires_grad_() for param in params], lr=0.1)
+    for step in range(steps + 1):
+        for placement, param in zip((Partial(), Replicate()), params, strict=True):
+            local = randn(param.shape, torch.float32, step)
+            param.grad = DTensor.from_local(local, mesh, [placement])
+        if step < steps:
+            optimizer.step()
+    return optimizer
+
+
+def seen(optimizer: Any) -> dict[str, Any]:
+    """Returns a snapshot by local tensors, with placements."""
+    found: dict[str, Any] = {}
+    for k, param in enumerate(params_of(optimizer)):
+        state = optimizer.state.get(param, {})
+        for name, value in {"param": param, "grad": param.grad, **state}.items():
+            is_spread = isinstance(value, DTensor)
+            found[f"{name} {k}"] = (
+                raw(value.to_local() if is_spread else value),
+                value.placements if is_spread else None,
+            )
+    return found
+
+
+@each_case
+@pytest.mark.parametrize("steps", [0, 1], ids=["first step", "later"])
+def test_an_exception_at_any_call_leaves_dtensors_whole_or_not_stepped(
+    case: Case, mesh: Any, steps: int
+) -> None:
+    stepped = spread(case, mesh, steps)
+    before = seen(stepped)
+    stepped.step()
+    after = seen(stepped)
+    assert all(after[f"param {k}"] != before[f"param {k}"] for k in range(2))
+    for number in range(1, 5000):
+        optimizer = spread(case, mesh, steps)
+        try:
+            with InterruptAt(number):
+                optimizer.step()
+        except Interrupt:
+            assert seen(optimizer) in (before, after), f"half a step, at call {number}"
+        else:
+            break
+    assert number > 3, "no call was interrupted"
+    assert seen(optimizer) == after
 
 
 # ---- other threads: in a process of its own, which may crash

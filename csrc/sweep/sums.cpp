@@ -65,12 +65,14 @@ void SquareSums::add_up(std::span<const Task> tasks, std::size_t first, std::siz
   const auto start = [&](std::size_t k) { return k == 0 ? 0 : ends_[k - 1]; };
   in_parallel(start(first), last == 0 ? 0 : ends_[last - 1], kParallelThreshold / kSumBlock<float>,
               [&](std::int64_t begin, std::int64_t end) {
-    for_each_piece(ends_, begin, end, [&](std::int64_t k, std::int64_t from, std::int64_t to) {
-      double* const sums = partial_.data() + start(k) * kMaxSquares;
-      return tasks[k].arithmetic == Float::kFloat64 ? sum_blocks<double>(tasks[k], from, to, sums)
-                                                    : sum_blocks<float>(tasks[k], from, to, sums);
-    });
-  });
+                for_each_piece(ends_, begin, end,
+                               [&](std::int64_t k, std::int64_t from, std::int64_t to) {
+                                 double* const sums = partial_.data() + start(k) * kMaxSquares;
+                                 return tasks[k].arithmetic == Float::kFloat64
+                                            ? sum_blocks<double>(tasks[k], from, to, sums)
+                                            : sum_blocks<float>(tasks[k], from, to, sums);
+                               });
+              });
   for (std::size_t k = first; k < last; ++k)
     for (int which = 0; which < kMaxSquares; ++which)
       squares_[k * kMaxSquares + which] = fold(

@@ -72,7 +72,8 @@ void keep_rows(const Task& task) {
     for (std::int64_t first = end - task.row_size; keep != 1.0 && first < end; first += kTile) {
       const std::int64_t size = std::min(kTile, end - first);
       param.load(task, task.param, first, size);
-      for (std::int64_t i = 0; i < size; ++i) param.data[i] = static_cast<Real>(param.data[i] * keep);
+      for (std::int64_t i = 0; i < size; ++i)
+        param.data[i] = static_cast<Real>(param.data[i] * keep);
       param.store(task, task.param, first, size);
     }
   }

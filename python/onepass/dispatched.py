@@ -22,13 +22,24 @@ if TYPE_CHECKING:
 def step_locally(optimizer: OnePass) -> None:
     """Takes the step on what DTensors and tensor subclasses consist of, all or nothing."""
     local = LocalStep(optimizer)
+    native = optimizer._native()
     scale, found_inf = optimizer._scaler()
-    if not optimizer._native().step(local.groups, local.state, local.new_state, scale, found_inf):
-        raise RuntimeError(
-            "a parameter or its gradient is a tensor that exists only inside a function transform "
-            "(as vmap or grad); step outside of it, with gradients that have left it"
-        )
-    local.keep(is_scaled=scale is not None)
+    taken = native.steps_taken
+    try:
+        local.put_moved(is_scaled=scale is not None)
+        if not native.step(local.groups, local.state, local.new_state, scale, found_inf):
+            raise RuntimeError(
+                "a parameter or its gradient is a tensor that exists only inside a function "
+                "transform (as vmap or grad); step outside of it, with gradients that have left it"
+            )
+    except BaseException:
+        if native.steps_taken == taken:  # or an interrupt came after the step
+            local.take_back()
+        raise
+    if native.steps_taken == taken:  # skipped for the gradient scaler
+        local.take_back()
+    else:
+        local.finish()
 
 
 def step_by_op(optimizer: OnePass) -> None:
@@ -47,7 +58,23 @@ def _step_under_mode(optimizer: OnePass) -> None:
     if type(found_inf) is Tensor and C.Step.skips(found_inf):
         return
     local = LocalStep(optimizer, strict=False)
-    optimizer._native().rehearse(local.groups, local.state, local.new_state)
+    ran = False
+    try:
+        local.put_moved(is_scaled=scale is not None)
+        optimizer._native().rehearse(local.groups, local.state, local.new_state)
+        filled = _filled_lists(optimizer, local)
+        for group, lists in filled:
+            ran = True
+            _run_op(optimizer, group, lists)
+    except BaseException:
+        if not ran:
+            local.take_back()
+        raise
+    local.finish()
+
+
+def _filled_lists(optimizer: OnePass, local: LocalStep) -> list[tuple[dict[str, Any], Any]]:
+    """Returns each group with the op's lists of its tensors."""
     rule = RULES[optimizer.rule]
     states = _States(optimizer, local.state, local.new_state, local.count_key, local.is_new)
     filled = []
@@ -57,9 +84,7 @@ def _step_under_mode(optimizer: OnePass) -> None:
             if param.grad is not None:
                 _fill_lists(states, param, group, lists)
         filled.append((group, lists))
-    for group, lists in filled:
-        _run_op(optimizer, group, lists)
-    local.keep(is_scaled=scale is not None)
+    return filled
 
 
 def _step_compiled(optimizer: OnePass) -> None:

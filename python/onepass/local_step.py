@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from .optimizer import OnePass
 
 
+_NOTHING = object()  # where a dict had no entry
+
+
 class Place(NamedTuple):
     """Where a parameter is among the groups, so that a message can name it."""
 
@@ -93,6 +96,8 @@ class LocalStep:
         self._rows: dict[Tensor, _Row] = {}
         self._owners: dict[Tensor, tuple[Tensor, int]] = {}  # of the parts
         self._made: dict[Tensor, dict[str, Any]] = {}
+        self._before: list[tuple[Any, Any, Any]] = []  # (dict, key, what was there)
+        self._grads: list[tuple[Tensor, Any]] = []  # of parameters that were given others
         self._moved: dict[Tensor, dict[str, Tensor]] = {}  # gradients and states, redistributed
         with torch.no_grad():
             for i, group in enumerate(optimizer.param_groups):
@@ -226,6 +231,7 @@ class LocalStep:
         param, number = self._owners[local]
         if param not in self._made:
             self._made[param] = self._optimizer._new_state(param, group)
+            self._put(self._optimizer.state, param, self._made[param])
         return self._local_state(self._made[param], param, number)  # type: ignore[no-any-return]
 
     def count_key(self, local: Tensor) -> Any:
@@ -237,16 +243,34 @@ class LocalStep:
         """Returns whether the state of a part was made for this step."""
         return self._owners[local][0] in self._made
 
-    # ---- afterwards
+    # ---- what the optimizer gets of it, before the step so that none is left half taken
 
-    def keep(self, is_scaled: bool) -> None:
-        """Puts what the step has made into the optimizer's state."""
-        state = self._optimizer.state
-        state.update(self._made)
+    def put_moved(self, is_scaled: bool) -> None:
+        """Gives the optimizer what was redistributed, until take_back()."""
         for param, moved in self._moved.items():
-            state[param].update({key: moved[key] for key in moved if key in self._states})
+            for key in moved.keys() & self._states:
+                self._put(self._optimizer.state[param], key, moved[key])
             if is_scaled and "grad" in moved:  # the caller is promised unscaled gradients
+                self._grads.append((param, param.grad))
                 param.grad = moved["grad"]
+
+    def _put(self, entries: Any, key: Any, value: Any) -> None:
+        self._before.append((entries, key, entries.get(key, _NOTHING)))
+        entries[key] = value
+
+    def take_back(self) -> None:
+        """Takes out again what the optimizer got for a step that was not taken."""
+        for entries, key, value in reversed(self._before):
+            if value is _NOTHING:
+                entries.pop(key, None)
+            else:
+                entries[key] = value
+        for param, grad in self._grads:
+            param.grad = grad
+
+    def finish(self) -> None:
+        """Notes what only the step itself could know."""
+        state = self._optimizer.state
         for local, own in self.state.items():  # to which a first sparse gradient adds
             param, number = self._owners[local]
             if number == 0 and own is not state[param]:
