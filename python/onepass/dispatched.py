@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ._native import C
 from ._torch import divide_, is_memory, spec_of
-from .local_step import LocalStep, Place, check_placement
+from .local_step import LocalStep
 from .parts import is_dtensor, parts_of, wrapper_in
+from .placement import Place, check_placement
 from .rules import RULES
 from .state import number_device, parameter_name
 
