@@ -112,15 +112,16 @@ NewEntries::~NewEntries() {
   const py::error_scope error_on_its_way;
   // Backwards: a parameter that is listed twice was given a state twice.
   for (const auto& [dict, key, before] : std::views::reverse(entries_)) {
-    const int failed = before ? PyDict_SetItem(dict.ptr(), key.ptr(), before.ptr())
-                              : PyDict_DelItem(dict.ptr(), key.ptr());
+    const int failed = before ? PyObject_SetItem(dict.ptr(), key.ptr(), before.ptr())
+                              : PyObject_DelItem(dict.ptr(), key.ptr());
     if (failed != 0) PyErr_Clear();
   }
 }
 
 void NewEntries::insert(const py::object& dict, const py::object& key, const py::object& value) {
   auto before = py::reinterpret_borrow<py::object>(get(dict.ptr(), key.ptr()));
-  if (PyDict_SetItem(dict.ptr(), key.ptr(), value.ptr()) != 0) throw py::error_already_set();
+  // Not PyDict_SetItem: a subclass would not know of the entry, and an OrderedDict hide it.
+  if (PyObject_SetItem(dict.ptr(), key.ptr(), value.ptr()) != 0) throw py::error_already_set();
   entries_.push_back({dict, key, std::move(before)});
 }
 

@@ -218,7 +218,10 @@ bool PythonStep::gather_group(PyObject* groups, int index, Look look) {
       states_.skip(object);
       continue;
     }
-    if (look == Look::kAtStates) check_device(param, subject);
+    if (look == Look::kAtStates) {
+      check_device(param, subject);
+      if (!param.requires_grad() && !grad.defined()) continue;  // frozen: torch takes any kind
+    }
     if (needs_dispatcher(param) || (grad.defined() && needs_dispatcher(grad))) {
       if (look == Look::kAtGradients) return false;
       continue;

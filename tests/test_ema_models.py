@@ -264,7 +264,7 @@ def test_a_parameter_of_a_subclass_is_averaged_where_plain_memory_is_all_it_is()
 def test_a_parameter_of_tensors_inside_is_refused_in_words_about_the_average() -> None:
     two = pytest.importorskip("torch.testing._internal.two_tensor")
     model = nn.ParameterDict({"w": two.TwoTensor(torch.ones(2), torch.ones(2))})
-    with pytest.raises(TypeError, match=r"'w' is a TwoTensor.*AveragedModel") as caught:
+    with pytest.raises(TypeError, match=r"cannot average a TwoTensor, 'w'") as caught:
         EMA(model)
     assert "step" not in str(caught.value)
 
@@ -292,9 +292,10 @@ def test_a_model_sharded_by_fsdp1_is_averaged_as_itself(one_process) -> None:
 def test_an_evaluation_leaves_a_model_under_fully_shard_its_own_weights(one_process) -> None:
     """After a forward pass the outer module keeps its weights gathered: they were stale then."""
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    fsdp = pytest.importorskip("torch.distributed.fsdp")
     mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
     for module in (model[0], model):
-        torch.distributed.fsdp.fully_shard(module, mesh=mesh)
+        fsdp.fully_shard(module, mesh=mesh)
     average = EMA(model, 0.5)
     with torch.no_grad():
         for param in model.parameters():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +96,7 @@ class LocalStep:
 
     def _items(self, param: Tensor) -> Iterable[tuple[str, Any]]:
         state = self._optimizer.state.get(param)
-        return state.items() if isinstance(state, dict) else ()
+        return state.items() if isinstance(state, Mapping) else ()
 
     def _check_wrapper(self, param: Tensor, place: Place) -> None:
         wrapper = wrapper_in(param)
@@ -174,8 +174,10 @@ class LocalStep:
 
     def _local_state(self, state: Any, param: Tensor, number: int) -> Any:
         row = self._rows.get(param)
-        if row is None or not isinstance(state, dict):
+        if not isinstance(state, Mapping) or (row is None and isinstance(state, dict)):
             return state
+        if row is None:
+            return dict(state)
         local = dict(state)
         moved = self._moved.get(param, {})
         for key, value in state.items():
@@ -191,7 +193,7 @@ class LocalStep:
         """Returns the state of a part that has none yet, out of a new one of its parameter."""
         param, number = self._owners[local]
         if param not in self._made:
-            self._made[param] = self._optimizer._new_state(param, group)
+            self._made[param] = self._optimizer._first_state(param, group)
             self._put(self._optimizer.state, param, self._made[param])
         return self._local_state(self._made[param], param, number)  # type: ignore[no-any-return]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,22 +12,13 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from ._native import C
 from ._torch import check_graph_capture, in_order, number_dtype, without_wrapper
 from .capture import check_captured, is_capturing
+from .containers import natively
 from .dispatched import fill_lists, step_by_op, step_locally
+from .loading import place_numbers, split_states, unwrap_states, wrap_states
 from .options import EVERYWHERE, OURS, check_options
 from .rules import RULES, State
 from .shards import refuse_shards
-from .state import (
-    Saved,
-    bytes_of,
-    cast_number,
-    cast_state,
-    count_device,
-    number_device,
-    parameter_name,
-    readable,
-    state_dtype,
-    wrap_states,
-)
+from .state import bytes_of, count_device, number_device, state_dtype
 from .watched import watched
 
 
@@ -60,7 +49,7 @@ class OnePass(Optimizer):
             RuntimeError: a tensor cannot be stepped; nothing has changed.
         """
         if self.defaults.get("differentiable"):
-            self._native().check(self.param_groups, {})
+            self._natively(self._native().check, {})
             return self._torch_step(closure)
         self._check_capture()
         loss = None
@@ -70,8 +59,8 @@ class OnePass(Optimizer):
         refuse_shards(self)
         if torch.compiler.is_compiling() or C.dispatch_mode_is_active():
             step_by_op(self)
-        elif not self._native().step(
-            self.param_groups, self.state, self._new_state, *self._scaler()
+        elif not self._natively(
+            self._native().step, self.state, self._first_state, *self._scaler()
         ):
             step_locally(self)
         return loss
@@ -96,9 +85,9 @@ class OnePass(Optimizer):
             >>> torch.allclose(words.weight[0], 0.99 * before[0])
             True
         """
-        self._native().check(self.param_groups, self.state)
+        self._natively(self._native().check, self.state)
         for param, state in self.state.items():
-            if "decay_log" in state:
+            if isinstance(state, Mapping) and "decay_log" in state:
                 C.catch_up(param, state["decay_log"], state["row_decay_log"])
 
     def _native(self) -> C.Step:
@@ -107,6 +96,10 @@ class OnePass(Optimizer):
         if native is None:
             native = self.__dict__["_native_half"] = C.Step(self.rule)
         return native
+
+    def _natively(self, call: Callable[..., Any], state: Any, *rest: Any) -> Any:
+        """Calls a function of the native half on the groups and a state of any containers."""
+        return natively(self.rule, call, self.param_groups, state, *rest)
 
     def _torch_step(self, closure: Callable[[], Any] | None) -> Any:
         # torch wraps the step of a class once one of it was made, which would fire hooks twice.
@@ -139,7 +132,7 @@ class OnePass(Optimizer):
             self.defaults.setdefault(name, value)
         super().add_param_group(param_group)
         try:
-            self._native().check(self.param_groups, self.state, len(self.param_groups) - 1)
+            self._natively(self._native().check, self.state, len(self.param_groups) - 1)
             self._check_group(self.param_groups[-1])
         except Exception:
             self.param_groups.pop()
@@ -169,6 +162,10 @@ class OnePass(Optimizer):
 
     # ---- state
 
+    def _first_state(self, param: Tensor, group: dict[str, Any]) -> dict[Any, Any]:
+        """Returns a new state with what the user has put beside it already."""
+        return {**self.state.get(param, {}), **self._new_state(param, group)}
+
     def _new_state(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         """Returns the state of a parameter before its first step, as torch's for-loop makes it."""
         rule, state = RULES[self.rule], {}
@@ -189,7 +186,7 @@ class OnePass(Optimizer):
 
     # ---- loading
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Loads a state dict of this class or of torch's.
 
         Moments are cast to the dtype of ``state_dtype`` and never share memory with the source.
@@ -199,8 +196,10 @@ class OnePass(Optimizer):
         """
         # torch casts all state to the parameter's dtype, by a rule that cannot be overridden. What
         # it does not know it hands on: so the states are wrapped, after all hooks of the user.
-        if not isinstance(state_dict, dict):
+        if not isinstance(state_dict, Mapping):
             raise ValueError(f"a state dict must be a dict, got {state_dict!r}")
+        if not isinstance(state_dict, dict):  # torch takes a copy by a method that not all have
+            state_dict = dict(state_dict)
         wrap = self.register_load_state_dict_pre_hook(lambda _, given: wrap_states(given))
         try:
             super().load_state_dict(state_dict)
@@ -211,72 +210,19 @@ class OnePass(Optimizer):
         """Takes over a state, whole or not at all: from a pickle, a copy or load_state_dict."""
         before = {key: self.__dict__[key] for key in state if key in self.__dict__}
         try:
-            # Without the empty ones: in the first, torch's Adagrad takes a step for granted.
-            full = copy.copy(self._unwrap(state))
-            for param in [key for key, own in full.items() if isinstance(own, dict) and not own]:
-                del full[param]
+            full, beside = split_states(unwrap_states(self, state), state["param_groups"])
             super().__setstate__({**state, "state": full})
-            self._place_numbers()
+            self.state.update(beside)
+            place_numbers(self)
             for group in self.param_groups:
                 for name in self.defaults.keys() & {*OURS, *EVERYWHERE}:
                     group.setdefault(name, self.defaults[name])
-            self._native().check(self.param_groups, self.state)
+            self._natively(self._native().check, self.state)
             for group in self.param_groups:
                 self._check_group(group)
         except Exception:
             self.__dict__.update(before)
             raise
-
-    def _place_numbers(self) -> None:
-        """Moves the numbers that torch has made of Python's to their parameters."""
-        numbers = RULES[self.rule].numbers
-        params = [param for group in self.param_groups for param in group["params"] if numbers]
-        for param in params:
-            own = self.state.get(param, {})
-            for one in numbers:
-                if param.is_cuda and isinstance(own.get(one.name), Tensor):
-                    own[one.name] = own[one.name].to(param.device)
-
-    def _unwrap(self, state: dict[str, Any]) -> Any:
-        if not any(isinstance(saved, Saved) for saved in state["state"].values()):
-            return state["state"]
-        places = {
-            param: (group, parameter_name(group, i, k))
-            for i, group in enumerate(state["param_groups"])
-            for k, param in enumerate(group["params"])
-        }
-        loaded = state["state"].__class__(dict)
-        for param, saved in state["state"].items():
-            if param in places:
-                loaded[param] = self._load(param, *places[param], saved.state)
-            else:
-                loaded[param] = copy.deepcopy(saved.state)
-        return loaded
-
-    def _load(self, param: Tensor, group: dict[str, Any], name: str, saved: Any) -> dict[Any, Any]:
-        rule = RULES[self.rule]
-        numbers = [*(["step"] if rule.counts_steps else []), *(one.name for one in rule.numbers)]
-        if not isinstance(saved, dict) or (saved and not saved.keys() >= set(numbers)):
-            wanted = " with " + ", ".join(map(repr, numbers)) if numbers else ""
-            found = list(saved) if isinstance(saved, dict) else saved
-            raise ValueError(f"the state of {name} must be a dict{wanted}, got {found!r}")
-        dtype = state_dtype(param, {**self.defaults, **group})
-        states = {state.name for state in rule.states}
-        loaded: dict[Any, Any] = {}
-        for key, value in saved.items():
-            key = sys.intern(key) if isinstance(key, str) else key
-            if key in states:
-                if value is not None:  # as torch's SGD keeps a buffer that it has not made yet
-                    loaded[key] = cast_state(f"{key} of {name}", value, param, dtype)
-            elif key in (*numbers, "step"):
-                is_count = key == "step"
-                device = count_device(param, group) if is_count else number_device(param)
-                loaded[key] = cast_number(f"{key} of {name}", value, is_count, device)
-            elif isinstance(value, Tensor):
-                loaded[key] = readable(f"{key} of {name}", value).to(param.device, copy=True)
-            else:
-                loaded[key] = copy.deepcopy(value)
-        return loaded
 
 
 def _started(state: State, param: Tensor, group: dict[str, Any]) -> Tensor:

@@ -65,6 +65,10 @@ class Rule:
         """Returns what the op's lists of tensors hold, in their order."""
         return ["params", "grads", *(one.name for one in (*self.states, *self.numbers)), "step"]
 
+    def number_names(self) -> list[str]:
+        """Returns the names of the numbers in a parameter's state, its step first."""
+        return [*(["step"] if self.counts_steps else []), *(one.name for one in self.numbers)]
+
     def states_in(self, group: dict[str, Any]) -> Iterator[State]:
         """Yields the states that the group's options turn on."""
         for state in self.states:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from ._torch import number_dtype
 from .parts import all_parts_of, computes_by_parts, parts_of, wrapper_in
 
 if TYPE_CHECKING:
@@ -99,43 +99,38 @@ def _is_number(value: Any, is_count: bool) -> bool:
     return not is_count or (0 <= value < 2**53 and value == int(value))
 
 
-def cast_number(name: str, value: Any, is_count: bool, device: torch.device) -> Any:
-    """Returns a copy of a saved number on a device; Python's stay for torch to convert."""
+def _float(value: Any) -> float:
+    try:
+        return float(value) if isinstance(value, Real) else math.nan
+    except OverflowError:
+        return math.inf
+
+
+def as_number(
+    name: str, value: Any, is_count: bool, group: dict[str, Any], device: torch.device
+) -> Tensor:
+    """Returns a copy of a number of a state on a device, as a tensor that a step can read.
+
+    Python's and numpy's numbers become the tensors that torch makes of them.
+    """
     if isinstance(value, Tensor):
-        # torch's own loading casts numbers, but for counts, to the dtype of a 16-bit parameter.
-        narrow = not is_count and value.dtype in (torch.bfloat16, torch.float16)
-        dtype = torch.float32 if narrow else value.dtype
         value = readable(name, value)
         if value.numel() == 1 and not _is_number(value.item(), is_count):
             wanted = "a whole number from 0 up: the steps so far" if is_count else "finite"
             raise ValueError(f"{name} is {value.item()}, but must be {wanted}")
-        return value.to(device, dtype, copy=True)
-    if isinstance(value, (int, float)) and (
-        0 <= value < 2**53 if is_count else abs(value) <= sys.float_info.max
-    ):
-        return value
-    wanted = "a number or a tensor with one, " + ("from 0 up" if is_count else "finite")
+        # Narrow floats count to 256 or 2048 only; torch keeps them and stands still there.
+        known = (torch.float32, torch.float64, *((torch.int64,) if is_count else ()), torch.bool)
+        is_kept = value.dtype in known or value.is_complex()
+        dtype = value.dtype if is_kept else torch.float32
+        copied: Tensor = value.to(device, dtype, copy=True)
+        return copied
+    number = _float(value)
+    if _is_number(number, is_count):
+        return torch.tensor(number, dtype=number_dtype(group.get("fused")), device=device)
+    wanted = "a number or a tensor with one, " + (
+        "whole and from 0 up: the steps so far" if is_count else "finite"
+    )
     raise ValueError(f"{name} must be {wanted}, got {value!r}")
-
-
-@dataclass
-class Saved:
-    """Carries a parameter's saved state past torch's cast, which knows one policy only."""
-
-    state: Any
-
-
-def wrap_states(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Returns a state dict with every state wrapped; one of another make is refused."""
-    state, groups = state_dict.get("state"), state_dict.get("param_groups")
-    if not isinstance(state, dict):
-        raise ValueError(f"the 'state' of a state dict must be a dict, got {state!r}")
-    if not isinstance(groups, (list, tuple)):
-        raise ValueError(f"the 'param_groups' of a state dict must be a list, got {groups!r}")
-    for group in groups:
-        if not isinstance(group, dict) or not isinstance(group.get("params"), (list, tuple)):
-            raise ValueError(f"a parameter group must be a dict with a list of 'params': {group!r}")
-    return {**state_dict, "state": {key: Saved(value) for key, value in state.items()}}
 
 
 def localize(tensor: Tensor, name: str) -> Tensor:
@@ -154,8 +149,9 @@ def bytes_of(state: Mapping[Any, Mapping[Any, Any]]) -> int:
     storages = {
         part.untyped_storage()._cdata: part.untyped_storage().nbytes()
         for entries in state.values()
+        if isinstance(entries, Mapping)  # users keep what they like beside it
         for value in entries.values()
-        if isinstance(value, Tensor)
+        if isinstance(value, Tensor) and value.layout == torch.strided
         for part in all_parts_of(value)
     }
     return sum(storages.values())

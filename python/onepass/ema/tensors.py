@@ -68,24 +68,12 @@ def _plain(name: str, tensor: Tensor) -> Tensor:
         return tensor
     if _is_memory(tensor):
         return tensor.detach().as_subclass(Tensor)
-    if not _is_dtensor(tensor):
-        raise TypeError(
-            f"'{name}' is a {type(tensor).__name__}, whose numbers are not in memory of its own; "
-            "onepass averages plain tensors and DTensors: average the tensors inside, or use "
-            "AveragedModel"
-        )
     return localize(tensor.detach(), f"'{name}'")
 
 
 def _is_memory(tensor: Tensor) -> bool:
     """Returns whether a tensor's class adds methods at most, and no way of its own to compute."""
     return type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
-
-
-def _is_dtensor(tensor: Tensor) -> bool:
-    from torch.distributed.tensor import DTensor
-
-    return isinstance(tensor, DTensor)
 
 
 def loaded(name: str, value: Any, average: Tensor) -> Tensor:
