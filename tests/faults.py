@@ -322,8 +322,8 @@ PYTHON = (
           "dtype=dtype)", ALIASES),
     Fault("a loaded step is that of the source", STATE, "value.to(device, dtype, copy=True)",
           "value.to(device, dtype)", ALIASES),
-    Fault("state_dtype ignored when loading", OPTIMIZER,
-          "dtype = state_dtype(param, {**self.defaults, **group})", "dtype = param.dtype", RELOAD),
+    Fault("state_dtype ignored when loading", "python/onepass/loading.py",
+          "state_dtype(param, {**optimizer.defaults, **group})", "param.dtype", RELOAD),
     Fault("a refused load leaves its states", OPTIMIZER, "self.__dict__.update(before)", "pass",
           NOT_LOADED),
     Fault("a refused group stays", OPTIMIZER, "self.param_groups.pop()", "pass", GROUP),
@@ -347,11 +347,11 @@ EMA = (
     Fault("an average is corrected for a step more", "csrc/rules/ema.h", "power(h.beta, h.step)",
           "power(h.beta, h.step + 1.0)", tests("ema", "corrected_averages_are_the_formula")),
     Fault("tied weights are averaged twice", "python/onepass/ema/names.py",
-          "seen.setdefault(id(tensor), len(seen))", "seen.setdefault(name, len(seen))",
+          "seen.setdefault(id(tensor), len(seen))", "seen.setdefault(len(seen), len(seen))",
           tests("ema_weights", "tied_weights_are_averaged_once")),
     Fault("an exception in a swap keeps the averages", "python/onepass/ema/average.py",
-          "finally:", "except GeneratorExit:",
-          tests("ema_weights", "weights_come_back_after_a_swap_whatever_happens_in_it")),
+          "before.restore()\n            raise", "raise",
+          tests("ema_swapped", "weights_come_back_after_a_swap_whatever_happens_in_it")),
 )  # fmt: skip
 
 FAULTS = (*FORMULAS, *MEMORY, *PROMISES, *PYTHON, *EMA)
