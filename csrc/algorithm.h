@@ -45,6 +45,17 @@ struct Variant {
                  Coefficients& out);
 };
 
+// What a number was computed in, as far as its type tells.
+enum class Precision { kSingle, kDouble };
+
+// How far below 0 rounding brings a number that should have ended at 0. n subtractions from r, such
+// as lr -= lr0 / n, err by at most n r u, with the unit roundoff u = 2^-53 or 2^-24: a million from
+// 1, and sixteen thousand from 1e-3. Such a rate, taken as 0, moves no parameter measurably. A rate
+// that a typing error has made negative is larger: it is refused.
+constexpr double rounding_below_zero(Precision precision) {
+  return precision == Precision::kDouble ? 0x1p-33 : 0x1p-20;
+}
+
 struct HyperInfo {
   const char* name;
   const char* key;
@@ -57,6 +68,13 @@ struct HyperInfo {
   double smallest, largest;  // what it may be; NaN is neither
 
   bool allows(double value) const { return smallest <= value && value <= largest; }
+
+  // What a value counts as that a schedule may have computed: 0 where rounding alone has brought it
+  // below 0, else itself.
+  double counted(double value, Precision precision) const {
+    const bool may_end_at_zero = scheduled && smallest == 0.0;
+    return may_end_at_zero && value < 0.0 && value >= -rounding_below_zero(precision) ? 0.0 : value;
+  }
 };
 
 // The closed interval that a range is.

@@ -68,8 +68,8 @@ py::list rules() {
     py::list hypers;
     for (const HyperInfo& hyper : row.hypers)
       hypers.append(py::dict(py::arg("name") = hyper.name, py::arg("key") = hyper.key,
-                             py::arg("index") = hyper.index,
-                             py::arg("scheduled") = hyper.scheduled));
+                             py::arg("index") = hyper.index, py::arg("scheduled") = hyper.scheduled,
+                             py::arg("is_flag") = hyper.range == Range::kFlag));
     rows.append(py::dict(py::arg("name") = row.name, py::arg("is_optimizer") = row.is_optimizer,
                          py::arg("counts_steps") = row.counts_steps,
                          py::arg("sums") = row.always_sums(),
@@ -174,7 +174,9 @@ PYBIND11_MODULE(_C, m) {
       .def("rehearse", &PythonStep::rehearse, py::arg("groups"), py::arg("state"),
            py::arg("new_state"))
       .def("check", &PythonStep::check, py::arg("groups"), py::arg("state"),
-           py::arg("first_group") = 0);
+           py::arg("first_group") = 0)
+      .def("check_arguments", &PythonStep::check_arguments, py::arg("arguments"),
+           py::arg("ranges"));
   m.def("catch_up", [](const at::Tensor& param, const at::Tensor& sum, const at::Tensor& at_row) {
     catch_up(param, {&sum, &at_row});
   });

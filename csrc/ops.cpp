@@ -52,6 +52,12 @@ double number_in(const c10::IValue& value, const char* name, bool optional) {
   return value.toTensor().item().toDouble();
 }
 
+Precision precision_of(const c10::IValue& number) {
+  const bool is_single = number.isTensor() && number.toTensor().defined() &&
+                         number.toTensor().scalar_type() != at::kDouble;
+  return is_single ? Precision::kSingle : Precision::kDouble;
+}
+
 bool is_number_on_device(const c10::IValue& value) {
   return value.isTensor() && value.toTensor().defined() && cuda::number_on_device(value.toTensor());
 }
@@ -94,7 +100,8 @@ class Arguments {
         group.on_device.emplace_back(k, value.toTensor());
         continue;
       }
-      group.hypers[k] = number_in(value, hyper.name, hyper.optional);
+      group.hypers[k] =
+          hyper.counted(number_in(value, hyper.name, hyper.optional), precision_of(value));
       if (!hyper.allows(group.hypers[k]))
         reject(hyper, shown(group.hypers[k]), std::string("argument ") + hyper.name);
     }

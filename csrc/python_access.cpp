@@ -49,17 +49,54 @@ std::string OptionName::text() const {
 }
 
 std::string OptionName::where() const {
-  return group < 0 ? "set by the gradient scaler" : "parameter group " + std::to_string(group);
+  if (group == kScaler) return "set by the gradient scaler";
+  if (group == kArgument) return "an argument of the constructor";
+  return "parameter group " + std::to_string(group);
 }
+
+std::string shown(PyObject* object) {
+  constexpr std::size_t kLongest = 80;
+  const auto text = py::reinterpret_steal<py::object>(PyObject_ASCII(object));
+  if (!text) {
+    PyErr_Clear();
+    return std::string("a ") + Py_TYPE(object)->tp_name;
+  }
+  std::string line = text.cast<std::string>();
+  return line.size() <= kLongest ? line : line.substr(0, kLongest) + "...";
+}
+
+namespace {
+
+// Whether Python would make a number of an object that nobody would call one: of NumPy's strings,
+// of complex numbers (with a warning), of arrays with one element.
+bool is_disguised(PyObject* object) {
+  static PyObject* const dimensions = interned("ndim");
+  if (PyFloat_Check(object) || PyLong_Check(object)) return false;
+  if (PyUnicode_Check(object) || PyBytes_Check(object) || PyComplex_Check(object)) return true;
+  const py::handle value(object);
+  if (py::hasattr(value, dimensions) && is_true(py::object(value.attr(dimensions)).ptr()))
+    return true;
+  const py::module_ numbers = py::module_::import("numbers");
+  return py::isinstance(value, numbers.attr("Complex")) &&
+         !py::isinstance(value, numbers.attr("Real"));
+}
+
+[[noreturn]] void reject_number(PyObject* object, const OptionName& name) {
+  TORCH_CHECK_TYPE(false, name.text(), " must be a number, got ", shown(object), ", a ",
+                   Py_TYPE(object)->tp_name, " (", name.where(), ")");
+}
+
+}  // namespace
 
 double number_of(PyObject* object, const OptionName& name) {
   if (PyFloat_CheckExact(object)) return PyFloat_AS_DOUBLE(object);
   if (THPVariable_Check(object)) {
     const at::Tensor& tensor = THPVariable_Unpack(object);
-    TORCH_CHECK_VALUE(tensor.numel() == 1, "Tensor ", name.text(), " must be 1-element (",
-                      name.where(), ")");
+    TORCH_CHECK_VALUE(tensor.numel() == 1, "Tensor ", name.text(), " must be 1-element, got shape ",
+                      tensor.sizes(), " (", name.where(), ")");
     return value_of(tensor, name);
   }
+  if (is_disguised(object)) reject_number(object, name);
   const double value = PyFloat_AsDouble(object);
   if (value == -1.0 && PyErr_Occurred() != nullptr) {
     const bool is_no_number = PyErr_ExceptionMatches(PyExc_TypeError) == 1;
@@ -68,8 +105,7 @@ double number_of(PyObject* object, const OptionName& name) {
     PyErr_Clear();
     TORCH_CHECK_VALUE(!is_too_large, name.text(), " is too large for a number (", name.where(),
                       ")");
-    TORCH_CHECK_TYPE(false, name.text(), " must be a number, got ", Py_TYPE(object)->tp_name, " (",
-                     name.where(), ")");
+    reject_number(object, name);
   }
   return value;
 }

@@ -38,13 +38,19 @@ inline std::uint64_t version_of([[maybe_unused]] PyObject* object) {
 
 // Where a number comes from, for error messages.
 struct OptionName {
+  static constexpr int kScaler = -1, kArgument = -2;
+
   const char* key;
   int index;  // in the tuple under the key, or -1
-  int group;  // or -1 for what the gradient scaler sets
+  int group;  // or kScaler for what the gradient scaler sets, kArgument for a constructor's
+              // argument
 
   std::string text() const;   // "betas[0]"
   std::string where() const;  // "parameter group 2"
 };
+
+// An object as an error message shows it: never long, and never an error of its own.
+std::string shown(PyObject* object);
 
 // A Python number or a tensor with one element.
 double number_of(PyObject* object, const OptionName& name);

@@ -12,10 +12,12 @@ namespace {
 
 // One of the numbers under a key such as betas.
 py::object item_of(const py::object& tuple, const HyperInfo& hyper, int group) {
-  const Py_ssize_t size = PySequence_Check(tuple.ptr()) == 1 ? PySequence_Size(tuple.ptr()) : -1;
+  const bool is_text = PyUnicode_Check(tuple.ptr()) || PyBytes_Check(tuple.ptr());
+  const bool has_items = !is_text && PySequence_Check(tuple.ptr()) == 1;
+  const Py_ssize_t size = has_items ? PySequence_Size(tuple.ptr()) : -1;
   if (PyErr_Occurred() != nullptr) throw py::error_already_set();
   TORCH_CHECK_VALUE(size == hyper.count, hyper.key, " must be ", hyper.count, " numbers, got ",
-                    std::string(py::repr(tuple)), " (parameter group ", group, ")");
+                    shown(tuple.ptr()), " (", OptionName{hyper.key, -1, group}.where(), ")");
   auto item = py::reinterpret_steal<py::object>(PySequence_GetItem(tuple.ptr(), hyper.index));
   if (!item) throw py::error_already_set();
   return item;
@@ -68,16 +70,32 @@ py::object option_of(PyObject* value, const HyperInfo& hyper, int group) {
   return hyper.index >= 0 ? item_of(item, hyper, group) : item;
 }
 
+// NumPy's scalars are floats where they are float64.
+Precision precision_of(PyObject* number) {
+  const bool is_double = THPVariable_Check(number)
+                             ? THPVariable_Unpack(number).scalar_type() == at::kDouble
+                             : PyFloat_Check(number);
+  return is_double ? Precision::kDouble : Precision::kSingle;
+}
+
+void check_range(double number, const py::object& item, const HyperInfo& hyper,
+                 const OptionName& name) {
+  if (hyper.allows(number)) return;
+  const bool is_tensor = THPVariable_Check(item.ptr());
+  reject(hyper, is_tensor ? py::str(py::float_(number)) : py::str(item), name.where());
+}
+
 // Any number, checked; reading it may run code of Python's.
 double read_hyper(const py::object& item, const HyperInfo& hyper, int group) {
   if (hyper.range == Range::kFlag) return is_true(item.ptr()) ? 1.0 : 0.0;
   const OptionName name{hyper.key, hyper.index, group};
-  const double number = number_of(item.ptr(), name);
-  if (!hyper.allows(number)) {
-    const bool is_tensor = THPVariable_Check(item.ptr());
-    reject(hyper, is_tensor ? py::str(py::float_(number)) : py::str(item), name.where());
-  }
+  const double number = hyper.counted(number_of(item.ptr(), name), precision_of(item.ptr()));
+  check_range(number, item, hyper, name);
   return number;
+}
+
+bool is_on_device(const py::object& item) {
+  return THPVariable_Check(item.ptr()) && cuda::number_on_device(THPVariable_Unpack(item.ptr()));
 }
 
 }  // namespace
@@ -90,7 +108,14 @@ GroupReader::GroupReader(const Algorithm& algorithm)
     if (found == keys_.size()) keys_.push_back(key);
     return found;
   };
-  for (const HyperInfo& hyper : algorithm_.hypers) slots_.push_back({hyper, position(hyper.key)});
+  for (const HyperInfo& hyper : algorithm_.hypers) {
+    const std::string_view name = hyper.name;
+    const int place = static_cast<int>(slots_.size());
+    if (name == "lr") lr_ = place;
+    if (name == "reference_lr") reference_lr_ = place;
+    if (name == "decouple_lr") decouple_lr_ = place;
+    slots_.push_back({hyper, position(hyper.key)});
+  }
   for (const State& state : algorithm_.states)
     option_keys_.push_back(state.only_if == nullptr ? -1
                                                     : static_cast<int>(position(state.only_if)));
@@ -139,8 +164,7 @@ Group GroupReader::read_group(PyObject* group, int index, Known& known) {
     PyObject* const value = find(group, slot.key);
     if (value == nullptr && slot.hyper.optional) continue;
     const py::object item = option_of(value, slot.hyper, index);
-    const bool on_device =
-        THPVariable_Check(item.ptr()) && cuda::number_on_device(THPVariable_Unpack(item.ptr()));
+    const bool on_device = is_on_device(item);
     if (on_device) {
       const OptionName name{slot.hyper.key, slot.hyper.index, index};
       const at::Tensor& number = THPVariable_Unpack(item.ptr());
@@ -207,8 +231,41 @@ std::span<const Group> GroupReader::read(PyObject* groups, int first) {
   return groups_;
 }
 
+void GroupReader::check_arguments(PyObject* arguments, bool ranges) {
+  for (const auto& [hyper, key] : slots_) {
+    PyObject* const value = get(arguments, keys_[key]);
+    if (value == nullptr || hyper.range == Range::kFlag) continue;
+    const OptionName name{hyper.key, hyper.index, OptionName::kArgument};
+    const py::object item = option_of(value, hyper, name.group);
+    if (is_on_device(item)) continue;  // its range is not waited for
+    const double number = number_of(item.ptr(), name);
+    if (ranges) check_range(number, item, hyper, name);
+  }
+}
+
+bool GroupReader::knows_on_host(const Group& group, int hyper) const {
+  return std::ranges::none_of(group.on_device,
+                              [hyper](const auto& number) { return number.first == hyper; });
+}
+
+void GroupReader::raise_reference_rates(PyObject* groups) {
+  if (decouple_lr_ < 0) return;
+  for (std::size_t k = 0; k < groups_.size(); ++k) {
+    const Group& group = groups_[k];
+    const double lr = group.hypers[lr_];
+    if (group.hypers[decouple_lr_] == 0.0 || lr <= group.hypers[reference_lr_]) continue;
+    if (!knows_on_host(group, lr_) || !knows_on_host(group, reference_lr_)) continue;
+    PyObject* const dict = PyList_GET_ITEM(groups, k);
+    PyObject* const key = keys_[slots_[reference_lr_].key];
+    const py::float_ rate(lr);
+    replaced_.push_back(py::reinterpret_borrow<py::object>(get(dict, key)));
+    if (PyDict_SetItem(dict, key, rate.ptr()) != 0) throw py::error_already_set();
+  }
+}
+
 void GroupReader::let_go() {
   for (Group& group : groups_) group.on_device.clear();
+  replaced_.clear();
 }
 
 // Whether an option is there and true.

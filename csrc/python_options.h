@@ -16,6 +16,15 @@ class GroupReader {
   // next call. Code of Python's may run meanwhile.
   std::span<const Group> read(PyObject* groups, int first);
 
+  // Checks the arguments of a constructor, which its groups start from: the types of those that
+  // are there, and with `ranges` what they may be. No schedule has computed them: here nothing
+  // below 0 counts as 0.
+  void check_arguments(PyObject* arguments, bool ranges);
+
+  // Keeps in every group that decouples its decay from lr the largest rate that was read so far.
+  // No code of Python's runs: what it replaces lives until let_go().
+  void raise_reference_rates(PyObject* groups);
+
   // Lets go of the tensors that were read.
   void let_go();
 
@@ -39,6 +48,7 @@ class GroupReader {
   void remember(PyObject* group, Known& known);
   PyObject* find(PyObject* group, std::size_t key) const;
   bool is_set(PyObject* group, std::size_t key);
+  bool knows_on_host(const Group& group, int hyper) const;
 
   static constexpr std::size_t kMaximize = 0;  // the first of keys_
   const Algorithm& algorithm_;
@@ -46,11 +56,14 @@ class GroupReader {
   std::vector<PyObject*> values_;  // of keys_ in the group that was looked at, borrowed
   std::vector<Slot> slots_;        // by hyper-parameter
   std::vector<int> option_keys_;   // positions in keys_ by state, or -1
+  // Positions in slots_ of what decoupling the decay from lr needs, or -1.
+  int lr_ = -1, reference_lr_ = -1, decouple_lr_ = -1;
   // Where PyDict_Next() found each of keys_ in the group before, or -1: groups nearly always have
   // the same keys in the same order.
   std::vector<Py_ssize_t> positions_;
   std::vector<Group> groups_;  // as read last
   std::vector<Known> known_;   // by group
+  std::vector<py::object> replaced_;
 };
 
 }  // namespace onepass

@@ -68,6 +68,7 @@ bool PythonStep::step(const py::list& groups, const py::dict& state, const py::f
   }
   RECORD_FUNCTION(std::string("onepass::") + algorithm_.name, {});
   plan_.stage();
+  reader_.raise_reference_rates(groups.ptr());
   made.keep();
   ++steps_taken_;
   plan_.commit();
@@ -92,8 +93,10 @@ bool PythonStep::read_scaler(const py::object& grad_scale, const py::object& fou
     }
     return optional_number_of(object.ptr(), name).value_or(0.0);
   };
-  if (read(found_inf, {"found_inf", -1, -1}, scaler_.found_inf) != 0.0) return false;
-  const double scale = read(grad_scale, {"grad_scale", -1, -1}, scaler_.device_grad_scale);
+  if (read(found_inf, {"found_inf", -1, OptionName::kScaler}, scaler_.found_inf) != 0.0)
+    return false;
+  const double scale =
+      read(grad_scale, {"grad_scale", -1, OptionName::kScaler}, scaler_.device_grad_scale);
   const bool given = !grad_scale.is_none() && !scaler_.device_grad_scale.defined();
   if (given) check_scale(scale);
   scaler_.grad_scale = scale;
@@ -123,7 +126,8 @@ const at::Tensor* PythonStep::count_of(const at::Tensor& state, bool is_new) {
 }
 
 bool PythonStep::skips(const py::object& found_inf) {
-  return optional_number_of(found_inf.ptr(), {"found_inf", -1, -1}).value_or(0.0) != 0.0;
+  return optional_number_of(found_inf.ptr(), {"found_inf", -1, OptionName::kScaler})
+             .value_or(0.0) != 0.0;
 }
 
 bool PythonStep::rehearse(const py::list& groups, const py::dict& state,
@@ -175,6 +179,11 @@ void PythonStep::check(const py::list& groups, const py::dict& state, int first_
   groups_ = reader_.read(groups.ptr(), first_group_);
   gather(groups.ptr(), state.ptr(), Look::kAtStates);
   plan_.validate(ParameterNames(groups.ptr()));
+}
+
+void PythonStep::check_arguments(const py::dict& arguments, bool ranges) {
+  const Session session(*this);
+  reader_.check_arguments(arguments.ptr(), ranges);
 }
 
 bool PythonStep::gather(PyObject* groups, PyObject* state, Look look) {

@@ -36,6 +36,9 @@ class PythonStep {
   // Validates the groups from `first_group` on, and the state of all parameters that have one.
   void check(const py::list& groups, const py::dict& state, int first_group);
 
+  // Refuses wrong types among a constructor's arguments, and with `ranges` what is out of range.
+  void check_arguments(const py::dict& arguments, bool ranges);
+
  private:
   enum class Look { kAtGradients, kAtStates };
   class Session;

@@ -62,7 +62,7 @@ CASES: tuple[Case, ...] = (
     row(
         "Momentum",
         {},
-        {"lr": 0.1, "beta": 0.7, "weight_decay": 0.3},
+        {"lr": 0.1, "momentum": 0.7, "weight_decay": 0.3},
         {"lr": 0.1, "bias_correction": True, "maximize": True},
         {"lr": 0.1, "bias_correction": True, "nesterov": True},
         COUPLED,

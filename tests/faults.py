@@ -169,7 +169,7 @@ FORMULAS = (
     Fault("decay after the update", ADAM, "return p * keep - step_size * m / denominator;",
           "return (p - step_size * m / denominator) * keep;", PARITY),
     Fault("decay that ignores the schedule", RULE,
-          "(h.initial_lr == 0.0 ? 1.0 : h.lr / h.initial_lr)", "h.lr", OURS),
+          "h.weight_decay * (h.lr / largest)", "h.weight_decay * h.lr", OURS),
     Fault("states swapped", ADAM, "&m = states[0], &v = states[1];",
           "&m = states[1], &v = states[0];", PARITY),
     Fault("a mean that is not exact at its end", RULE,

@@ -67,15 +67,15 @@ def with_l2(g: Rounded, p: Rounded, o: SimpleNamespace) -> Rounded:
 def decayed(p: Rounded, o: SimpleNamespace) -> Rounded:
     """Loshchilov and Hutter 2019, algorithm 2, line 12: takes eta lambda of the parameter away.
 
-    With decouple_lr the paper's own: lambda is weight_decay, alpha the initial rate and the
-    multiplier eta of the schedule lr / initial_lr. Otherwise torch's: lambda is lr weight_decay.
+    With decouple_lr the paper's own: lambda is weight_decay, alpha the largest rate so far and
+    the multiplier eta of the schedule lr / alpha. Otherwise torch's: lambda is lr weight_decay.
     """
     if not getattr(o, "decoupled_weight_decay", True) or not o.weight_decay:
         return p
     share = o.lr * o.weight_decay
     if o.decouple_lr:
-        initial_lr = o.lr if o.initial_lr is None else float(o.initial_lr)
-        share = 0.0 if o.lr == 0 else o.weight_decay * o.lr / initial_lr
+        largest = max(o.lr, float(o.reference_lr))
+        share = 0.0 if o.lr == 0 else o.weight_decay * o.lr / largest
     return p * coefficient(1 - share)
 
 
@@ -92,8 +92,8 @@ def masked(step: Rounded, direction: Rounded, g: Rounded, o: SimpleNamespace) ->
     return step.where(mask, 0) * (1 / max(float(np.mean(mask)) if mask.size else 1.0, 1e-3))
 
 
-# What decoupled decay asks for; an initial_lr of None is lr, as before a scheduler has changed it.
-DECAY: dict[str, Any] = dict(decouple_lr=False, initial_lr=None)
+# What decoupled decay asks for; reference_lr is the largest rate of the steps before.
+DECAY: dict[str, Any] = dict(decouple_lr=False, reference_lr=0.0)
 COUPLED: dict[str, Any] = dict(decoupled_weight_decay=False, **DECAY)
 MOMENTS = dict(exp_avg=0.0, exp_avg_sq=0.0)
 
@@ -142,11 +142,11 @@ def sgd(p, g, s, t, o):
 
 
 @transcription(
-    {"exp_avg": 0.0}, lr=1e-3, beta=0.9, bias_correction=False, nesterov=False, **COUPLED
+    {"exp_avg": 0.0}, lr=1e-3, momentum=0.9, bias_correction=False, nesterov=False, **COUPLED
 )
 def momentum(p, g, s, t, o):
     """The heavy ball of Polyak 1964 as a mean; Nesterov's look-ahead is one more step of it."""
-    beta = float(o.beta)
+    beta = float(o.momentum)
     g = with_l2(g, p, o)
     v = mean(s.exp_avg, g, beta)
     direction = mean(v, g, beta) if o.nesterov else v

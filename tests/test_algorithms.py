@@ -54,7 +54,7 @@ def test_decouple_lr_without_a_scheduler_takes_the_lr_of_the_constructor():
     param = torch.ones(3, dtype=torch.float64, requires_grad=True)
     group = {"params": [param], "lr": 0.5}
     optimizer = onepass.AdamW([group], lr=7.0, weight_decay=0.1, decouple_lr=True)
-    assert optimizer.param_groups[0]["initial_lr"] == 0.5
+    assert optimizer.param_groups[0]["reference_lr"] == 0.5
     optimizer.param_groups[0]["lr"] = 0.125
     param.grad = torch.zeros_like(param)
     optimizer.step()
@@ -62,15 +62,15 @@ def test_decouple_lr_without_a_scheduler_takes_the_lr_of_the_constructor():
 
 
 @each_case_that_decouples
-def test_decouple_lr_follows_an_initial_lr_in_the_group_as_the_formula_says(case):
+def test_decouple_lr_follows_a_reference_lr_in_the_group_as_the_formula_says(case):
     options = {"lr": 0.02, "weight_decay": 0.3, "decouple_lr": True}
     if "decoupled_weight_decay" in inspect.signature(case.ours).parameters:
         options["decoupled_weight_decay"] = True
     param, grads = torch.randn(50, dtype=torch.float64, requires_grad=True), gradients(5, 50)
-    optimizer = case.ours([{"params": [param], "initial_lr": 0.05}], **options)
+    optimizer = case.ours([{"params": [param], "reference_lr": 0.05}], **options)
     expected, state = param.detach().numpy().copy(), {}
     for t, grad in enumerate(grads, start=1):
-        step = case.reference(expected, grad.numpy(), state, t, {**options, "initial_lr": 0.05})
+        step = case.reference(expected, grad.numpy(), state, t, {**options, "reference_lr": 0.05})
         expected, state = step.param, step.state
         param.grad = grad
         optimizer.step()
@@ -123,7 +123,7 @@ def result(case: Case, options: dict[str, Any]) -> Tensor:
     """Returns parameter and states after six steps in which gradients fall and lr has halved."""
     torch.manual_seed(1)
     given = {key: value for key, value in options.items() if not isinstance(value, bool)}
-    group_only = {key: given.pop(key) for key in ("initial_lr",) if key in given}
+    group_only = {key: given.pop(key) for key in ("reference_lr",) if key in given}
     param = torch.randn(50, dtype=torch.float64, requires_grad=True)
     optimizer = case.ours([{"params": [param], **group_only}], **given)
     (group,) = optimizer.param_groups
@@ -143,7 +143,7 @@ def test_every_hyper_parameter_changes_the_result(case):
     extras = {"eps_root": 1e-2, "decouple_lr": True, "decoupled_weight_decay": True}
     base = {**case.settings[1], **{k: v for k, v in extras.items() if k in known}}
     if "decouple_lr" in known:
-        base["initial_lr"] = 0.2
+        base["reference_lr"] = 0.2
     flags = ["maximize", *(state.only_if for state in rule.states)]
     base |= {flag: False for flag in flags if flag and isinstance(known[flag].default, bool)}
     base |= {hyper.key: False for hyper in rule.hypers if hyper.key not in base}

@@ -220,13 +220,13 @@ def test_claim_11_momentum_is_damped_sgd_from_an_empty_buffer():
         param.grad = grad
         sgd.step()
     assert (param != 0).all()
-    close(param.detach(), path(onepass.Momentum, grads, lr=0.1, beta=0.7)[-1], 1e-9, 1e-12)
+    close(param.detach(), path(onepass.Momentum, grads, lr=0.1, momentum=0.7)[-1], 1e-9, 1e-12)
 
 
 def test_claim_11_alternating_gradients_leave_little_momentum():
     grads = torch.tensor([[1.0], [-1.0]] * 200, dtype=torch.float64)
     for beta in (0.5, 0.9):
-        steps = abs(path(onepass.Momentum, grads, lr=1.0, beta=beta).diff(dim=0))
+        steps = abs(path(onepass.Momentum, grads, lr=1.0, momentum=beta).diff(dim=0))
         close(steps[-1].item(), (1 - beta) / (1 + beta), 1e-9)
 
 
@@ -238,7 +238,7 @@ def test_claim_12_the_steep_axis_bounds_the_rate_of_sgd():
         descend(onepass.SGD, [1.0, 1.0], lambda x: STEEP * x, lr=lr)[-1] for lr in (0.0199, 0.0201)
     )
     assert abs(stable[1]) < 1 < abs(unstable[1])
-    start, momentum = 3.0, dict(lr=0.0199, beta=0.9)
+    start, momentum = 3.0, dict(lr=0.0199, momentum=0.9)
     crawling = descend(onepass.Momentum, [start, 1.0], lambda x: STEEP * x, 20, **momentum)
     assert crawling[-1, 0] > 0.7 * start
 

@@ -8,6 +8,9 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
+
+import onepass
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -27,6 +30,33 @@ def test_python_snippets_run(page) -> None:
             assert doctest.DocTestRunner().run(test).failed == 0
         else:
             exec(compile(block, str(page), "exec"), {})
+
+
+LOOK_UPS = re.findall(r"```py\n(.*?)```", (ROOT / "docs" / "migration.md").read_text(), re.DOTALL)
+LIBRARY = re.compile(r"^(?:import|from) ((?!onepass)\w+)", re.MULTILINE)
+
+
+def library_of(block: str) -> str:
+    found = LIBRARY.search(block)
+    assert found is not None
+    return found[1]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("block", LOOK_UPS, ids=library_of)
+def test_registrations_run_where_the_library_is_installed(block: str) -> None:
+    pytest.importorskip(library_of(block))
+    exec(compile(block, "migration.md", "exec"), {})
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torchs_functional_optimizer_is_found_for_ours_after_the_registration() -> None:
+    from torch.distributed.optim.utils import as_functional_optim
+
+    (block,) = (block for block in LOOK_UPS if library_of(block) == "torch")
+    exec(compile(block, "migration.md", "exec"), {})
+    theirs = as_functional_optim(torch.optim.AdamW, lr=0.1)
+    assert type(as_functional_optim(onepass.AdamW, lr=0.1)) is type(theirs)
 
 
 def test_the_page_of_algorithms_is_what_the_docstrings_say() -> None:

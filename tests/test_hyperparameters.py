@@ -7,8 +7,11 @@ import copy
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,11 +26,15 @@ NAN, INF = float("nan"), float("inf")
 NOT_FINITE = (NAN, INF, -INF, torch.tensor(NAN), torch.tensor(INF))
 NEGATIVE = (-1.0, -1e-9, torch.tensor(-0.5))
 FROM_ONE, OVER_ONE = (1.0, 1.5, torch.tensor(1.0)), (1.001, 1.5, torch.tensor(2.0))
-NO_NUMBERS = (None, "0.1", [0.1], {}, 1j, torch.ones(2), torch.ones(0), torch.ones(2, 2), object())
+NO_NUMBERS = (
+    None, "0.1", b"0.1", [0.1], {}, 1j, torch.ones(2), torch.ones(0), torch.ones(2, 2), object(),
+    np.str_("0.1"), np.complex64(1j), np.complex128(1j), np.array([0.1]), np.ones(2),
+)  # fmt: skip
+NUMBERS = (np.float32(0.5), np.float64(0.5), np.array(0.5), Fraction(1, 2), Decimal("0.5"))
 # What is out of range; for all others it is what is negative.
 OUT_OF_RANGE = {
     **dict.fromkeys(MAY_BE_NEGATIVE, ()),
-    **dict.fromkeys(("beta", "beta1", "beta2"), (*NEGATIVE, *FROM_ONE)),
+    **dict.fromkeys(("momentum momentum", "beta1", "beta2"), (*NEGATIVE, *FROM_ONE)),
     **dict.fromkeys(("rmsprop alpha", "adadelta rho"), (*NEGATIVE, *OVER_ONE)),
     "eta_minus": (*NEGATIVE, 0.0, *FROM_ONE),
     "eta_plus": (*NEGATIVE, 0.0, 0.5, 1.0, torch.tensor(1.0)),
@@ -36,8 +43,7 @@ OUT_OF_RANGE = {
 
 def hypers_of(case: Case) -> list[Hyper]:
     """Returns the hyper-parameters that are numbers."""
-    group = case.ours([torch.ones(1)]).param_groups[0]
-    return [h for h in RULES[case.ours.rule].hypers if not isinstance(group.get(h.key), bool)]
+    return [hyper for hyper in RULES[case.ours.rule].hypers if not hyper.is_flag]
 
 
 def wrong_values(case: Case, hyper: Hyper) -> tuple[Any, ...]:
@@ -94,7 +100,8 @@ def torchs_refusal(case: Case, hyper: Hyper, value: Any) -> Exception | None:
 def assert_names(text: str, case: Case, hyper: Hyper, value: Any) -> None:
     """Expects torch's sentence where torch has one, else the argument and the value or its type."""
     torchs = torchs_refusal(case, hyper, value)
-    if isinstance(torchs, ValueError) and "," not in str(torchs):  # about this number alone
+    words = ("Invalid", "Tensor")
+    if isinstance(torchs, ValueError) and str(torchs).startswith(words) and "," not in str(torchs):
         assert text.startswith(str(torchs)), f"not torch's words: {text}; torch says: {torchs}"
     name, key, index = hyper.name, hyper.key, hyper.index
     names = [name, f"{key}[{index}]", f"{key} parameter at index {index}"]
@@ -115,17 +122,18 @@ def test_c23_the_constructor_refuses(case: Case) -> None:
         options = option(case, hyper, value)
 
         def construct(options: dict[str, Any] = options) -> Any:
-            if "initial_lr" in options:  # not an argument, but a key that schedulers set
+            if "reference_lr" in options:  # not an argument, but a key of the group
                 return case.ours([{"params": [param()], **options}])
             return case.ours([param()], **options)
 
         torchs = torchs_refusal(case, hyper, value)
         with findings.case():
             text = text_of(construct, about)
-            if torchs is None:
-                assert_names(text, case, hyper, value)
-            else:
+            is_number = not any(value is one for one in NO_NUMBERS)
+            if is_number and isinstance(torchs, ValueError) and str(torchs).startswith("Invalid"):
                 assert text == str(torchs), f"{about}: {text}; torch says: {torchs}"
+            else:
+                assert_names(text, case, hyper, value)
     findings.report(at_least=60)
 
 
@@ -216,6 +224,10 @@ def test_c23_pairs_must_be_two(case: Case) -> None:
         few, many = (0.9,) * (size - 1), (0.9,) * (size + 1)
         for value in (None, 0.9, (), few, [*few], many, {}, "a" * size, torch.tensor(0.9)):
             about = f"{key}={value!r}"
+            with findings.case():
+                text = text_of(lambda k=key, v=value: case.ours([param()], **{k: v}), about)
+                assert key in text, f"{about}: {key} is not in: {text}"
+                assert repr(value)[:20] in text, f"{about}: {text}"
             optimizer = case.ours([param()])
             optimizer.step()
             wrong = copy.deepcopy(optimizer.state_dict())
@@ -229,7 +241,26 @@ def test_c23_pairs_must_be_two(case: Case) -> None:
                 text = text_of(optimizer.step, about)
                 assert key in text, f"{about}: {key} is not in: {text}"
                 raise ValueError
-    findings.report(at_least=18 * len(keys))
+    findings.report(at_least=27 * len(keys))
+
+
+@each_case
+def test_numbers_of_every_kind_are_taken_everywhere(case: Case) -> None:
+    for hyper in hypers_of(case):
+        if hyper.name in ("eta_plus", "initial_accumulator_value", "reference_lr"):
+            continue  # which is over 1, or not read at a step, or no argument
+        want = case.ours([param()], **option(case, hyper, 0.5))
+        want.step()
+        for value in NUMBERS:
+            edited = case.ours([param()])
+            edited.param_groups[0].update(option(case, hyper, value))
+            edited.load_state_dict(edited.state_dict())
+            # torch's Adam wants all betas of one type.
+            given = [] if hyper.index >= 0 else [case.ours([param()], **option(case, hyper, value))]
+            for optimizer in (edited, *given):
+                optimizer.step()
+                got, expected = (o.param_groups[0]["params"][0] for o in (optimizer, want))
+                assert torch.equal(got, expected), (hyper, value)
 
 
 @each_torch_case
@@ -288,7 +319,7 @@ def test_an_lr_that_lost_its_memory_is_refused(case: Case) -> None:
 def test_c23_a_wrong_lr_is_named_where_the_decay_is_decoupled_from_it_too() -> None:
     findings = Findings()
     for case in CASES:
-        if "decouple_lr" not in case.ours([param()]).defaults:
+        if "decouple_lr" not in inspect.signature(case.ours).parameters:
             continue
         for value in (*NOT_FINITE, *NEGATIVE, *NO_NUMBERS):
             group = {"params": [param()], "lr": value, "decouple_lr": True}

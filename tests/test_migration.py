@@ -148,11 +148,11 @@ def test_torchao_rounds_its_bias_corrections_and_wants_tensors_for_rates(table: 
 
 
 @each_peer("optimi.Adam", "optimi.AdamW", "optimi.Lion", "optimi.RAdam", "optimi.SGD-Momentum")
-def test_the_largest_rate_of_optimi_is_the_initial_rate_of_a_group(table: Table) -> None:
+def test_the_largest_rate_of_optimi_is_the_reference_rate_of_a_group(table: Table) -> None:
     flag = table.row("decouple_lr")
     options = {**base_of(table, flag), "decouple_lr": True}
     theirs = walk(table, table.their_class, {**options, "max_lr": 0.1})
-    group = {"params": make_params(SHAPES), "initial_lr": 0.1}
+    group = {"params": make_params(SHAPES), "reference_lr": 0.1}
     ours = Walk(table.our_class([group], **table.translated(options))).go()
     assert_alike(ours, theirs)
     assert_apart(theirs, walk(table, table.our_class, table.translated(options)))

@@ -10,7 +10,7 @@
 namespace onepass {
 
 struct Adam : Rule {
-  double lr, beta1, beta2, eps, weight_decay, eps_root, initial_lr;
+  double lr, beta1, beta2, eps, weight_decay, eps_root, reference_lr;
   double decouple_lr, cautious, decoupled_weight_decay = 0.0;
 
   static constexpr const char* kName = "adam";
@@ -22,7 +22,7 @@ struct Adam : Rule {
       hyper::eps(&Adam::eps),
       hyper::weight_decay(&Adam::weight_decay),
       hyper::eps_root(&Adam::eps_root),
-      hyper::initial_lr(&Adam::initial_lr),
+      hyper::reference_lr(&Adam::reference_lr),
       hyper::flag("decouple_lr", &Adam::decouple_lr),
       hyper::flag("cautious", &Adam::cautious),
       hyper::flag("decoupled_weight_decay", &Adam::decoupled_weight_decay),

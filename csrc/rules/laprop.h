@@ -6,7 +6,7 @@
 namespace onepass {
 
 struct LaProp : Rule {
-  double lr, beta1, beta2, eps, weight_decay, eps_root, initial_lr, decouple_lr;
+  double lr, beta1, beta2, eps, weight_decay, eps_root, reference_lr, decouple_lr;
 
   static constexpr const char* kName = "laprop";
   static constexpr const char* kNoSparse = "LaProp does not support sparse gradients";
@@ -18,7 +18,7 @@ struct LaProp : Rule {
       hyper::eps(&LaProp::eps),
       hyper::weight_decay(&LaProp::weight_decay),
       hyper::eps_root(&LaProp::eps_root),
-      hyper::initial_lr(&LaProp::initial_lr),
+      hyper::reference_lr(&LaProp::reference_lr),
       hyper::flag("decouple_lr", &LaProp::decouple_lr),
   };
 

@@ -6,7 +6,7 @@
 namespace onepass {
 
 struct Lion : Rule {
-  double lr, beta1, beta2, weight_decay, initial_lr, decouple_lr, cautious;
+  double lr, beta1, beta2, weight_decay, reference_lr, decouple_lr, cautious;
 
   static constexpr const char* kName = "lion";
   static constexpr const char* kNoSparse = "Lion does not support sparse gradients";
@@ -16,7 +16,7 @@ struct Lion : Rule {
       hyper::beta1(&Lion::beta1),
       hyper::beta2(&Lion::beta2),
       hyper::weight_decay(&Lion::weight_decay),
-      hyper::initial_lr(&Lion::initial_lr),
+      hyper::reference_lr(&Lion::reference_lr),
       hyper::flag("decouple_lr", &Lion::decouple_lr),
       hyper::flag("cautious", &Lion::cautious),
   };

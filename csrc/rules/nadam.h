@@ -7,7 +7,7 @@
 namespace onepass {
 
 struct NAdam : Rule {
-  double lr, beta1, beta2, eps, weight_decay, momentum_decay, eps_root, initial_lr;
+  double lr, beta1, beta2, eps, weight_decay, momentum_decay, eps_root, reference_lr;
   double decouple_lr, decoupled_weight_decay;
 
   static constexpr const char* kName = "nadam";
@@ -23,7 +23,7 @@ struct NAdam : Rule {
       {"momentum_decay", "momentum_decay", -1, "momentum_decay value", Range::kNonNegative,
        &NAdam::momentum_decay},
       hyper::eps_root(&NAdam::eps_root),
-      hyper::initial_lr(&NAdam::initial_lr),
+      hyper::reference_lr(&NAdam::reference_lr),
       hyper::flag("decouple_lr", &NAdam::decouple_lr),
       hyper::flag("decoupled_weight_decay", &NAdam::decoupled_weight_decay),
   };

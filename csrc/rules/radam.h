@@ -8,7 +8,7 @@
 namespace onepass {
 
 struct RAdam : Rule {
-  double lr, beta1, beta2, eps, weight_decay, eps_root, initial_lr;
+  double lr, beta1, beta2, eps, weight_decay, eps_root, reference_lr;
   double decouple_lr, decoupled_weight_decay;
 
   static constexpr const char* kName = "radam";
@@ -21,7 +21,7 @@ struct RAdam : Rule {
       hyper::eps(&RAdam::eps),
       hyper::weight_decay(&RAdam::weight_decay),
       hyper::eps_root(&RAdam::eps_root),
-      hyper::initial_lr(&RAdam::initial_lr),
+      hyper::reference_lr(&RAdam::reference_lr),
       hyper::flag("decouple_lr", &RAdam::decouple_lr),
       hyper::flag("decoupled_weight_decay", &RAdam::decoupled_weight_decay),
   };

@@ -105,9 +105,9 @@ constexpr Hyper<Rule> eps_root(double Rule::* value) {
   return {"eps_root", "eps_root", -1, "eps_root value", Range::kNonNegative, value, false, true};
 }
 template <class Rule>
-constexpr Hyper<Rule> initial_lr(double Rule::* value) {
-  return {"initial_lr",        "initial_lr", -1,   "initial_lr value",
-          Range::kNonNegative, value,        true, true};
+constexpr Hyper<Rule> reference_lr(double Rule::* value) {
+  return {"reference_lr",      "reference_lr", -1,   "reference_lr value",
+          Range::kNonNegative, value,          true, true};
 }
 template <class Rule>
 constexpr Hyper<Rule> flag(const char* name, double Rule::* value) {
@@ -118,7 +118,7 @@ constexpr Hyper<Rule> flag(const char* name, double Rule::* value) {
 
 // A rule over two means with decoupled decay.
 struct DecayedMeans : Rule {
-  double lr, beta1, beta2, eps, weight_decay, initial_lr, decouple_lr;
+  double lr, beta1, beta2, eps, weight_decay, reference_lr, decouple_lr;
 
   static constexpr Hyper<DecayedMeans> kHypers[] = {
       hyper::lr(&DecayedMeans::lr),
@@ -126,7 +126,7 @@ struct DecayedMeans : Rule {
       hyper::beta2(&DecayedMeans::beta2),
       hyper::eps(&DecayedMeans::eps),
       hyper::weight_decay(&DecayedMeans::weight_decay),
-      hyper::initial_lr(&DecayedMeans::initial_lr),
+      hyper::reference_lr(&DecayedMeans::reference_lr),
       hyper::flag("decouple_lr", &DecayedMeans::decouple_lr),
   };
 };
@@ -198,13 +198,14 @@ ONEPASS_FN Real with_l2(Real g, Real l2, Real p) {
 
 // Decoupled weight decay: the factor that remains of a parameter after one step (Loshchilov and
 // Hutter 2019, algorithm 2, line 12, with lr for their eta alpha). With `decouple_lr` the decay
-// follows the schedule alone, lr / initial_lr, so that a step at lr = 0 changes nothing. An
-// initial_lr of 0 says nothing about the schedule and counts as lr.
+// follows the schedule alone, lr over the largest rate so far, so that a step at lr = 0 changes
+// nothing and no step takes more than weight_decay. reference_lr is that rate before this step.
 template <class Rule>
 ONEPASS_FN double kept(const Rule& h) {
   if (h.decouple_lr == 0.0) return 1.0 - h.lr * h.weight_decay;
   if (h.lr == 0.0) return 1.0;
-  return 1.0 - h.weight_decay * (h.initial_lr == 0.0 ? 1.0 : h.lr / h.initial_lr);
+  const double largest = h.lr > h.reference_lr ? h.lr : h.reference_lr;
+  return 1.0 - h.weight_decay * (h.lr / largest);
 }
 
 // Of a rule whose decay may be either: the weight of L2 if it is coupled, and the factor that

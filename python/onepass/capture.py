@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ._torch import check_graph_capture
+from .options import REFERENCE_LR
 from .rules import RULES
 from .state import parameter_name
 
@@ -23,6 +25,23 @@ def is_capturing() -> bool:
 def is_captured(param: Tensor) -> bool:
     """Returns whether a parameter is on the device whose work is recorded."""
     return param.is_cuda and param.get_device() == torch.cuda.current_device()
+
+
+def check_capture(optimizer: OnePass) -> None:
+    """Refuses a step in a capture that torch refuses, or whose replays would go wrong."""
+    if torch.compiler.is_compiling():
+        return
+    groups = optimizer.param_groups
+    if not optimizer._captured_unasked or any(group.get("capturable") for group in groups):
+        if all("capturable" in group for group in groups):
+            check_graph_capture(optimizer)
+        elif is_capturing():
+            raise RuntimeError(  # in torch's words
+                f"Attempting CUDA graph capture of step() for an instance of "
+                f"{type(optimizer).__name__} but param_groups' capturable is False."
+            )
+    if is_capturing():
+        check_captured(optimizer)
 
 
 def check_captured(optimizer: OnePass) -> None:
@@ -60,7 +79,8 @@ def _numbers_of_host(rule: str, group: dict[str, Any], index: int) -> list[str]:
     """Returns the keys of what schedulers change and the host alone knows."""
     found = []
     for hyper in RULES[rule].hypers:
-        if not hyper.scheduled or hyper.key not in group:
+        # The device sees to it that the reference rate is not below lr.
+        if not hyper.scheduled or hyper.key == REFERENCE_LR or hyper.key not in group:
             continue
         value = group[hyper.key]
         value = value[hyper.index] if hyper.index >= 0 else value

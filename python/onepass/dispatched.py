@@ -11,6 +11,7 @@ from torch import Tensor
 from ._native import C
 from ._torch import divide_, is_memory, spec_of
 from .local_step import LocalStep
+from .options import raise_reference_rate
 from .parts import is_dtensor, parts_of, wrapper_in
 from .placement import Place, check_placement
 from .rules import RULES
@@ -89,6 +90,11 @@ def _filled_lists(optimizer: OnePass, local: LocalStep) -> list[tuple[dict[str, 
 
 
 def _step_compiled(optimizer: OnePass) -> None:
+    if torch.compiler.is_exporting():
+        raise RuntimeError(
+            f"a step of {type(optimizer).__name__} cannot be exported: a program of torch.export "
+            "keeps no optimizer's state; export the model alone, or torch.compile the step"
+        )
     for group in optimizer.param_groups:
         lists: list[list[Tensor]] = [[] for _ in RULES[optimizer.rule].lists()]
         optimizer._init_group(group, *lists)
@@ -111,10 +117,11 @@ def _local(tensor: Any) -> Any:
 def _run_op(optimizer: OnePass, group: dict[str, Any], lists: list[list[Tensor]]) -> None:
     rule = RULES[optimizer.rule]
     scale, found_inf = optimizer._scaler()
-    options = {hyper.name: hyper.argument(group) for hyper in rule.hypers}
+    options = rule.arguments_in(group)
     _unscale(lists[1], scale, found_inf)
     op = getattr(torch.ops.onepass, f"{rule.name}_")
     op(*lists, **options, maximize=group["maximize"], found_inf=found_inf)
+    raise_reference_rate(group)
 
 
 def _refuse_sparse_gradients(optimizer: OnePass) -> None:

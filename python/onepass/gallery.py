@@ -68,7 +68,7 @@ def _adam(lr: float, betas: tuple[float, float] = (0.9, 0.99)) -> Walker:
 SCENES: dict[str, Scene] = {
     "momentum_vs_sgd": Scene(
         "In a valley SGD zigzags, momentum is smooth",
-        (_sgd(0.092), Walker("Momentum, lr 0.03", onepass.Momentum, {"lr": 0.03, "beta": 0.5})),
+        (_sgd(0.092), Walker("Momentum, lr 0.03", onepass.Momentum, {"lr": 0.03, "momentum": 0.5})),
         steep=20.0, start=(-4.0, 1.0), steps=60,
     ),
     "momentum_badcase_scale": Scene(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ._torch import Spec, is_memory, spec_of
+from .options import hand_over_reference_rates
 from .parts import (
     Part,
     as_replicated,
@@ -233,6 +234,7 @@ class LocalStep:
 
     def finish(self) -> None:
         """Notes what only the step itself could know."""
+        hand_over_reference_rates(self.groups, self._optimizer.param_groups)
         state = self._optimizer.state
         for local, own in self.state.items():  # to which a first sparse gradient adds
             param, number = self._owners[local]

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from ._native import C
-from ._torch import check_graph_capture, in_order, number_dtype, without_wrapper
-from .capture import check_captured, is_capturing
+from ._torch import in_order, number_dtype, without_wrapper
+from .capture import check_capture
 from .containers import natively
 from .dispatched import fill_lists, step_by_op, step_locally
 from .loading import place_numbers, split_states, unwrap_states, wrap_states
-from .options import EVERYWHERE, OURS, check_options
+from .options import check_options, fill, has_torchs, split, start_reference_rate, tidy
 from .rules import RULES, State
 from .shards import refuse_shards
 from .state import bytes_of, count_device, number_device, state_dtype
@@ -25,17 +25,22 @@ from .watched import watched
 class OnePass(Optimizer):
     """Makes a class of ``torch.optim`` take its steps in one pass; stands first among the bases.
 
-    A subclass names its algorithm of the native table in ``rule`` and puts the options that torch
-    does not have into ``_extras`` before it calls torch's constructor.
+    A subclass names its algorithm of the native table in ``rule``.
     """
 
     rule: str
-    _extras: dict[str, Any]
     _captured_unasked = False  # torch's class knows no `capturable` and never refuses a capture
 
-    def __init__(self, params: ParamsT, *args: Any, **kwargs: Any) -> None:
-        """Hands everything on to torch's constructor; a subclass describes its arguments."""
-        super().__init__(in_order(params), *args, **kwargs)
+    def __init__(self, params: ParamsT, options: dict[str, Any]) -> None:
+        """Checks a subclass's arguments and gives torch's constructor those that it knows."""
+        has_torch = has_torchs(type(self))
+        # First, since torch compares before it looks at types. Ranges are refused in torch's words.
+        self._native().check_arguments(options, ranges=not has_torch)
+        known, self._extras = split(type(self), options)
+        if has_torch:
+            super().__init__(in_order(params), **known)
+        else:
+            super().__init__(in_order(params), known)
 
     @watched
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -51,7 +56,7 @@ class OnePass(Optimizer):
         if self.defaults.get("differentiable"):
             self._natively(self._native().check, {})
             return self._torch_step(closure)
-        self._check_capture()
+        check_capture(self)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -116,34 +121,31 @@ class OnePass(Optimizer):
                 fill_lists(self, param, group, lists)
         return False
 
-    def _check_capture(self) -> None:
-        if torch.compiler.is_compiling():
-            return
-        if not self._captured_unasked or any(group["capturable"] for group in self.param_groups):
-            check_graph_capture(self)
-        if is_capturing():
-            check_captured(self)
-
     # ---- options
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a parameter group, as torch, and refuses options that are out of range."""
-        for name, value in self.__dict__.pop("_extras", {}).items():
-            self.defaults.setdefault(name, value)
+        self.defaults.update(self.__dict__.pop("_extras", {}))
         super().add_param_group(param_group)
         try:
+            check_options(self.param_groups[-1])
             self._natively(self._native().check, self.state, len(self.param_groups) - 1)
-            self._check_group(self.param_groups[-1])
+            self._settle(self.param_groups[-1])
         except Exception:
             self.param_groups.pop()
             raise
 
-    def _check_group(self, group: dict[str, Any]) -> None:
+    def _settle(self, group: dict[str, Any]) -> None:
         for param in group["params"]:
             state_dtype(param, group)
-        if group.get("decouple_lr"):
-            group.setdefault("initial_lr", float(group["lr"]))
-        check_options(group)
+        start_reference_rate(group)
+        tidy(type(self), group, self.defaults)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the state dict, which torch's class loads too."""
+        for group in self.param_groups:  # which may have been edited
+            tidy(type(self), group, self.defaults)
+        return super().state_dict()
 
     def _scaler(self) -> tuple[Tensor | None, Tensor | None]:
         """Returns the scale and the overflow flag that GradScaler sets around a step, or None."""
@@ -214,12 +216,14 @@ class OnePass(Optimizer):
             super().__setstate__({**state, "state": full})
             self.state.update(beside)
             place_numbers(self)
+            if "defaults" in state:  # of a pickle
+                tidy(type(self), self.defaults, {})
             for group in self.param_groups:
-                for name in self.defaults.keys() & {*OURS, *EVERYWHERE}:
-                    group.setdefault(name, self.defaults[name])
+                fill(group, self.defaults)
+                check_options(group)
             self._natively(self._native().check, self.state)
             for group in self.param_groups:
-                self._check_group(group)
+                self._settle(group)
         except Exception:
             self.__dict__.update(before)
             raise

@@ -23,8 +23,8 @@ class State:
     start_at: str | None
 
     def start_in(self, group: dict[str, Any]) -> float:
-        """Returns the value before the first step."""
-        return float(group[self.start_at]) if self.start_at else self.start
+        """Returns the value before the first step; a rate that rounding brought below 0 is 0."""
+        return max(0.0, float(group[self.start_at])) if self.start_at else self.start
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,24 @@ class Hyper:
     key: str
     index: int
     scheduled: bool
+    is_flag: bool
 
     def argument(self, group: dict[str, Any]) -> Any:
         """Returns the value in a group as the op takes it."""
-        value = group.get(self.key, 0.0)
+        value = group[self.key]
         if self.index >= 0:
             value = value[self.index]
+        if self.is_flag:
+            return bool(value)
         if not self.scheduled:
-            return value if isinstance(value, bool) else float(value)
+            return float(value)
         if isinstance(value, Tensor):
             return value
         # A tensor made from a number that changes is not compiled anew at each change; the bare
         # number, as an argument of the op, would be.
-        return torch.zeros((), dtype=torch.float64) + value
+        if isinstance(value, (int, float)):
+            return torch.zeros((), dtype=torch.float64) + value
+        return torch.as_tensor(value)  # a scalar of NumPy keeps its dtype
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,10 @@ class Rule:
     def number_names(self) -> list[str]:
         """Returns the names of the numbers in a parameter's state, its step first."""
         return [*(["step"] if self.counts_steps else []), *(one.name for one in self.numbers)]
+
+    def arguments_in(self, group: dict[str, Any]) -> dict[str, Any]:
+        """Returns the group's options as arguments of the op; those that it lacks are neutral."""
+        return {one.name: one.argument(group) for one in self.hypers if one.key in group}
 
     def states_in(self, group: dict[str, Any]) -> Iterator[State]:
         """Yields the states that the group's options turn on."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ._torch import number_dtype
+from .options import dtype_name
 from .parts import all_parts_of, computes_by_parts, parts_of, wrapper_in
 
 if TYPE_CHECKING:
@@ -22,11 +23,13 @@ _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 def state_dtype(param: Tensor, group: dict[str, Any]) -> torch.dtype:
     """Returns the dtype of a parameter's moments."""
-    wanted: torch.dtype | None = group.get("state_dtype")
+    wanted = group.get("state_dtype")
     if wanted is None:
         # Deviation from torch: (1 - beta2) g^2 underflows in float16 and the step would explode.
         return torch.float32 if param.dtype == torch.float16 else param.dtype
-    return dtype_for(param, wanted, "state_dtype")
+    named = dtype_name(wanted)
+    known = (dtype for dtype in _DTYPES if dtype_name(dtype) == named)
+    return dtype_for(param, next(known, wanted), "state_dtype")
 
 
 def dtype_for(param: Tensor, wanted: torch.dtype, argument: str) -> torch.dtype:

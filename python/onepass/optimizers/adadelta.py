@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ..optimizer import OnePass
+from ..options import options_of
 
 
 class Adadelta(OnePass, torch.optim.Adadelta):
@@ -78,11 +79,7 @@ class Adadelta(OnePass, torch.optim.Adadelta):
         maximize: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
-        self._extras = dict(fused=fused, state_dtype=state_dtype)
-        super().__init__(
-            params, lr, rho, eps, weight_decay, foreach,
-            capturable=capturable, maximize=maximize, differentiable=differentiable,
-        )  # fmt: skip
+        super().__init__(params, options_of(locals()))

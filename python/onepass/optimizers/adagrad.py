@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ..optimizer import OnePass
+from ..options import options_of
 
 
 class Adagrad(OnePass, torch.optim.Adagrad):
@@ -83,14 +84,10 @@ class Adagrad(OnePass, torch.optim.Adagrad):
         fused: bool | None = None,
         eps_root: float = 0.0,
         capturable: bool = False,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
-        self._extras = dict(eps_root=eps_root, capturable=capturable, state_dtype=state_dtype)
-        super().__init__(
-            params, lr, lr_decay, weight_decay, initial_accumulator_value, eps, foreach,
-            maximize=maximize, differentiable=differentiable, fused=fused,
-        )  # fmt: skip
+        super().__init__(params, options_of(locals()))
         for group in self.param_groups:
             for param in group["params"]:  # torch's constructor makes states of its own dtype
                 self.state[param] = self._new_state(param, group)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ..optimizer import OnePass
+from ..options import options_of
 
 
 class Adam(OnePass, torch.optim.Adam):
@@ -34,8 +35,8 @@ class Adam(OnePass, torch.optim.Adam):
         fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
         decoupled_weight_decay: decay as AdamW does (False).
         eps_root: added to vhat inside the root, >= 0 (0).
-        decouple_lr: decoupled decay by weight_decay lr / initial_lr, so that it does not depend on
-            the size of lr but follows its schedule (False).
+        decouple_lr: decoupled decay by weight_decay lr / (the largest lr so far), so that it
+            follows the schedule of lr but does not depend on its size (False).
         cautious: let elements rest whose step would go against their gradient, and the others go
             further, so that the mean step stays; dense gradients only (False).
         state_dtype: dtype of the moments: float32, float64, bfloat16 or float16; None is the
@@ -94,18 +95,10 @@ class Adam(OnePass, torch.optim.Adam):
         eps_root: float = 0.0,
         decouple_lr: bool = False,
         cautious: bool = False,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
-        self._extras = dict(
-            eps_root=eps_root, decouple_lr=decouple_lr, cautious=cautious, state_dtype=state_dtype
-        )
-        super().__init__(
-            params, lr, betas, eps, weight_decay, amsgrad,
-            foreach=foreach, maximize=maximize, capturable=capturable,
-            differentiable=differentiable, fused=fused,
-            decoupled_weight_decay=decoupled_weight_decay,
-        )  # fmt: skip
+        super().__init__(params, options_of(locals()))
 
 
 class AdamW(OnePass, torch.optim.AdamW):
@@ -132,8 +125,8 @@ class AdamW(OnePass, torch.optim.AdamW):
         differentiable: let autograd see the step, by torch's own code (False).
         fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
         eps_root: added to vhat inside the root, >= 0 (0).
-        decouple_lr: decay by weight_decay lr / initial_lr, so that it does not depend on the size
-            of lr but follows its schedule (False).
+        decouple_lr: decay by weight_decay lr / (the largest lr so far), so that it
+            follows the schedule of lr but does not depend on its size (False).
         cautious: let elements rest whose step would go against their gradient, and the others go
             further, so that the mean step stays; dense gradients only (False).
         state_dtype: dtype of the moments: float32, float64, bfloat16 or float16; None is the
@@ -191,14 +184,7 @@ class AdamW(OnePass, torch.optim.AdamW):
         eps_root: float = 0.0,
         decouple_lr: bool = False,
         cautious: bool = False,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
-        self._extras = dict(
-            eps_root=eps_root, decouple_lr=decouple_lr, cautious=cautious, state_dtype=state_dtype
-        )
-        super().__init__(
-            params, lr, betas, eps, weight_decay, amsgrad,
-            maximize=maximize, foreach=foreach, capturable=capturable,
-            differentiable=differentiable, fused=fused,
-        )  # fmt: skip
+        super().__init__(params, options_of(locals()))

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ..optimizer import OnePass
+from ..options import options_of
 
 
 class Adamax(OnePass, torch.optim.Adamax):
@@ -78,11 +79,7 @@ class Adamax(OnePass, torch.optim.Adamax):
         differentiable: bool = False,
         capturable: bool = False,
         fused: bool | None = None,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
-        self._extras = dict(fused=fused, state_dtype=state_dtype)
-        super().__init__(
-            params, lr, betas, eps, weight_decay, foreach,
-            maximize=maximize, differentiable=differentiable, capturable=capturable,
-        )  # fmt: skip
+        super().__init__(params, options_of(locals()))

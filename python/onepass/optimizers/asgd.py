@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ..optimizer import OnePass
+from ..options import options_of
 
 
 class ASGD(OnePass, torch.optim.ASGD):
@@ -78,11 +79,7 @@ class ASGD(OnePass, torch.optim.ASGD):
         capturable: bool = False,
         *,
         fused: bool | None = None,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
-        self._extras = dict(fused=fused, state_dtype=state_dtype)
-        super().__init__(
-            params, lr, lambd, alpha, t0, weight_decay, foreach, maximize, differentiable,
-            capturable,
-        )  # fmt: skip
+        super().__init__(params, options_of(locals()))

@@ -74,7 +74,7 @@ class LARS(OnePass):
         maximize: bool = False,
         capturable: bool = False,
         fused: bool | None = None,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))
@@ -141,7 +141,7 @@ class NovoGrad(OnePass):
         maximize: bool = False,
         capturable: bool = False,
         fused: bool | None = None,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))
@@ -208,7 +208,7 @@ class LAMB(OnePass):
         maximize: bool = False,
         capturable: bool = False,
         fused: bool | None = None,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))

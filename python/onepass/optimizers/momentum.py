@@ -16,16 +16,16 @@ class Momentum(OnePass):
     .. code-block:: text
 
         g_t = grad + weight_decay p  (decoupled: p *= 1 - lr weight_decay instead)
-        v_t = beta v_(t-1) + (1 - beta) g_t
-        p  -= lr v_t                 (nesterov: beta v_t + (1 - beta) g_t for v_t)
+        v_t = momentum v_(t-1) + (1 - momentum) g_t
+        p  -= lr v_t                 (nesterov: momentum v_t + (1 - momentum) g_t for v_t)
 
-    With bias_correction the average is divided by the sum of its weights: 1 - beta^t, with nesterov
-    1 - beta^(t+1).
+    With bias_correction the average is divided by the sum of its weights: 1 - momentum^t, with
+    nesterov 1 - momentum^(t+1).
 
     Args:
         params: tensors, (name, tensor) pairs or group dicts, as in torch.
         lr: the rate, a float or a 1-element tensor, >= 0 (1e-3).
-        beta: how much of the average is kept at each step, in [0, 1) (0.9).
+        momentum: how much of the average is kept at each step, in [0, 1) (0.9).
         weight_decay: weight_decay p is added to the gradient, >= 0 (0).
         bias_correction: make up for the average's start at 0 (False).
         nesterov: look ahead along the average (False).
@@ -33,8 +33,8 @@ class Momentum(OnePass):
         maximize: climb instead of descend (False).
         capturable: keep counts on the device, so that a CUDA graph can capture steps (False).
         fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
-        decouple_lr: decoupled decay by weight_decay lr / initial_lr, so that it does not depend on
-            the size of lr but follows its schedule (False).
+        decouple_lr: decoupled decay by weight_decay lr / (the largest lr so far), so that it
+            follows the schedule of lr but does not depend on its size (False).
         state_dtype: dtype of the average: float32, float64, bfloat16 or float16; None is the
             parameter's own, and float32 for float16 parameters (None).
 
@@ -47,15 +47,15 @@ class Momentum(OnePass):
         RuntimeError: a gradient is sparse, or a tensor does not fit. Nothing has changed then.
 
     Use it for:
-        in place of SGD with momentum, where lr should not have to change with beta.
+        in place of SGD with momentum, where lr should not have to change with momentum.
 
     Source:
-        Polyak 1964, with each gradient weighted by 1 - beta; bias correction: Kingma and Ba 2015,
-        section 3; look-ahead: Sutskever et al. 2013, section 2.
+        Polyak 1964, with each gradient weighted by 1 - momentum; bias correction: Kingma and Ba
+        2015, section 3; look-ahead: Sutskever et al. 2013, section 2.
 
     Differs from torch.optim.SGD in:
-        SGD(momentum=beta, dampening=beta) takes the same steps from a buffer that was set to 0
-        before the first; torch starts it at the first gradient.
+        SGD with a dampening equal to its momentum takes the same steps from a buffer that was set
+        to 0 before the first; torch starts it at the first gradient.
 
     Example:
         >>> import torch, onepass
@@ -73,7 +73,7 @@ class Momentum(OnePass):
         self,
         params: ParamsT,
         lr: float | Tensor = 1e-3,
-        beta: float | Tensor = 0.9,
+        momentum: float | Tensor = 0.9,
         weight_decay: float = 0,
         *,
         bias_correction: bool = False,
@@ -83,7 +83,7 @@ class Momentum(OnePass):
         decouple_lr: bool = False,
         capturable: bool = False,
         fused: bool | None = None,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ..optimizer import OnePass
+from ..options import options_of
 
 
 class RAdam(OnePass, torch.optim.RAdam):
@@ -34,8 +35,8 @@ class RAdam(OnePass, torch.optim.RAdam):
         capturable: keep counts on the device, so that a CUDA graph can capture steps (False).
         differentiable: let autograd see the step, by torch's own code (False).
         eps_root: added inside the root, >= 0 (0).
-        decouple_lr: decoupled decay by weight_decay lr / initial_lr, so that it does not depend on
-            the size of lr but follows its schedule (False).
+        decouple_lr: decoupled decay by weight_decay lr / (the largest lr so far), so that it
+            follows the schedule of lr but does not depend on its size (False).
         state_dtype: dtype of the states: float32, float64, bfloat16 or float16; None is the
             parameter's own, and float32 for float16 parameters (None).
 
@@ -87,14 +88,7 @@ class RAdam(OnePass, torch.optim.RAdam):
         eps_root: float = 0.0,
         decouple_lr: bool = False,
         fused: bool | None = None,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
-        self._extras = dict(
-            eps_root=eps_root, decouple_lr=decouple_lr, fused=fused, state_dtype=state_dtype
-        )
-        super().__init__(
-            params, lr, betas, eps, weight_decay, decoupled_weight_decay,
-            foreach=foreach, maximize=maximize, capturable=capturable,
-            differentiable=differentiable,
-        )  # fmt: skip
+        super().__init__(params, options_of(locals()))

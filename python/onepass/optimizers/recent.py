@@ -80,7 +80,7 @@ class Adan(OnePass):
         eps_root: float = 0.0,
         capturable: bool = False,
         fused: bool | None = None,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))
@@ -105,8 +105,8 @@ class Lion(OnePass):
         maximize: climb instead of descend (False).
         capturable: keep counts on the device, so that a CUDA graph can capture steps (False).
         fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
-        decouple_lr: decay by weight_decay lr / initial_lr, so that it does not depend on the size
-            of lr but follows its schedule (False).
+        decouple_lr: decay by weight_decay lr / (the largest lr so far), so that it
+            follows the schedule of lr but does not depend on its size (False).
         cautious: let elements rest whose step would go against their gradient, and the others go
             further, so that the mean step stays; dense gradients only (False).
         state_dtype: dtype of the mean: float32, float64, bfloat16 or float16; None is the
@@ -153,7 +153,7 @@ class Lion(OnePass):
         cautious: bool = False,
         capturable: bool = False,
         fused: bool | None = None,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))
@@ -181,8 +181,8 @@ class ADOPT(OnePass):
         maximize: climb instead of descend (False).
         capturable: keep counts on the device, so that a CUDA graph can capture steps (False).
         fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
-        decouple_lr: decay by weight_decay lr / initial_lr, so that it does not depend on the size
-            of lr but follows its schedule (False).
+        decouple_lr: decay by weight_decay lr / (the largest lr so far), so that it
+            follows the schedule of lr but does not depend on its size (False).
         state_dtype: dtype of the means: float32, float64, bfloat16 or float16; None is the
             parameter's own, and float32 for float16 parameters (None).
 
@@ -229,7 +229,7 @@ class ADOPT(OnePass):
         decouple_lr: bool = False,
         capturable: bool = False,
         fused: bool | None = None,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))

@@ -33,8 +33,8 @@ class LaProp(OnePass):
         capturable: keep counts on the device, so that a CUDA graph can capture steps (False).
         fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
         eps_root: added to nhat inside the root, >= 0 (0).
-        decouple_lr: decay by weight_decay lr / initial_lr, so that it does not depend on the size
-            of lr but follows its schedule (False).
+        decouple_lr: decay by weight_decay lr / (the largest lr so far), so that it
+            follows the schedule of lr but does not depend on its size (False).
         state_dtype: dtype of the means: float32, float64, bfloat16 or float16; None is the
             parameter's own, and float32 for float16 parameters (None).
 
@@ -81,7 +81,7 @@ class LaProp(OnePass):
         decouple_lr: bool = False,
         capturable: bool = False,
         fused: bool | None = None,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))
@@ -107,8 +107,8 @@ class AdaBelief(OnePass):
         maximize: climb instead of descend (False).
         capturable: keep counts on the device, so that a CUDA graph can capture steps (False).
         fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
-        decouple_lr: decay by weight_decay lr / initial_lr, so that it does not depend on the size
-            of lr but follows its schedule (False).
+        decouple_lr: decay by weight_decay lr / (the largest lr so far), so that it
+            follows the schedule of lr but does not depend on its size (False).
         state_dtype: dtype of the means: float32, float64, bfloat16 or float16; None is the
             parameter's own, and float32 for float16 parameters (None).
 
@@ -154,7 +154,7 @@ class AdaBelief(OnePass):
         decouple_lr: bool = False,
         capturable: bool = False,
         fused: bool | None = None,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))

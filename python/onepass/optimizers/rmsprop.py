@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ..optimizer import OnePass
+from ..options import options_of
 
 
 class RMSprop(OnePass, torch.optim.RMSprop):
@@ -86,11 +87,7 @@ class RMSprop(OnePass, torch.optim.RMSprop):
         *,
         eps_root: float = 0.0,
         fused: bool | None = None,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
-        self._extras = dict(eps_root=eps_root, fused=fused, state_dtype=state_dtype)
-        super().__init__(
-            params, lr, alpha, eps, weight_decay, momentum, centered, capturable, foreach, maximize,
-            differentiable,
-        )  # fmt: skip
+        super().__init__(params, options_of(locals()))

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ..optimizer import OnePass
+from ..options import options_of
 
 
 class Rprop(OnePass, torch.optim.Rprop):
@@ -75,12 +76,7 @@ class Rprop(OnePass, torch.optim.Rprop):
         maximize: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
-        self._extras = dict(fused=fused, state_dtype=state_dtype)
-        super().__init__(
-            params, lr, etas, step_sizes,
-            capturable=capturable, foreach=foreach, maximize=maximize,
-            differentiable=differentiable,
-        )  # fmt: skip
+        super().__init__(params, options_of(locals()))

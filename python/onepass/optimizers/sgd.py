@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ..optimizer import OnePass
+from ..options import options_of
 
 
 class SGD(OnePass, torch.optim.SGD):
@@ -81,11 +82,7 @@ class SGD(OnePass, torch.optim.SGD):
         differentiable: bool = False,
         fused: bool | None = None,
         capturable: bool = False,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
-        self._extras = dict(capturable=capturable, state_dtype=state_dtype)
-        super().__init__(
-            params, lr, momentum, dampening, weight_decay, nesterov,
-            maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused,
-        )  # fmt: skip
+        super().__init__(params, options_of(locals()))
