@@ -15,14 +15,14 @@ from tests.support import SHAPES, each_case, make_params, set_grads, snapshot
 
 @pytest.fixture
 def capturing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onepass.optimizer.is_capturing", lambda: True)
+    monkeypatch.setattr("onepass.capture.is_capturing", lambda: True)
     monkeypatch.setattr("onepass.capture.is_captured", lambda param: True)
 
 
 def stepped(case: Case, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
     """Returns an optimizer that has taken a step outside of the capture."""
     with monkeypatch.context() as outside:
-        outside.setattr("onepass.optimizer.is_capturing", lambda: False)
+        outside.setattr("onepass.capture.is_capturing", lambda: False)
         optimizer = case.ours(make_params(SHAPES), **options)
         set_grads(optimizer.param_groups[0]["params"], 1)
         optimizer.step()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.optim import lr_scheduler
 
@@ -221,3 +222,23 @@ def test_a_compiled_training_step_learns_as_the_eager_one(case: Case) -> None:
         return ends
 
     assert train(compiled=True) == train(compiled=False)
+
+
+@each_case
+@pytest.mark.parametrize("strict", (True, False))
+def test_an_exported_step_is_refused_in_words(case: Case, strict: bool) -> None:
+    class Stepping(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(3))
+            self.weight.grad = torch.ones(3)
+            self.optimizer = case.ours([self.weight])
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.optimizer.step()
+            return x + 1
+
+    model = Stepping()
+    with pytest.raises(Exception, match=f"a step of {case} cannot be exported"):
+        torch.export.export(model, (torch.ones(1),), strict=strict)
+    assert torch.equal(model.weight, torch.ones(3))

@@ -14,9 +14,13 @@ from torch.optim import lr_scheduler, swa_utils
 from tests.cases import Case
 from tests.support import (
     SHAPES,
+    assert_same,
+    each_case,
     each_torch_case,
     make_params,
+    numbers,
     step_both,
+    take_steps,
 )
 
 
@@ -85,3 +89,24 @@ def test_schedulers_drive_it_as_torchs(case: Case, name: str, as_tensor: bool) -
         theirs.param_groups[0]["lr"], Tensor
     )
     assert schedules[0].state_dict().keys() == schedules[1].state_dict().keys()
+
+
+@each_case
+@pytest.mark.parametrize("name", ("OneCycleLR", "CyclicLR"))
+def test_what_has_a_momentum_is_cycled(case: Case, name: str) -> None:
+    """Every class that torch lacks has one; of torch's, those that torch itself can cycle."""
+    optimizer, twin = (case.ours(make_params(SHAPES, torch.float64)) for _ in range(2))
+    theirs = case.theirs and case.theirs(make_params(SHAPES))
+    assert has_momentum(optimizer) == (theirs is None or has_momentum(theirs))
+    if not has_momentum(optimizer):
+        pytest.skip("torch's class has no momentum")
+    schedule, seen = schedulers()[name](optimizer), set()
+    for number in range(8):
+        take_steps(optimizer, 1, number)
+        for own, other in zip(optimizer.param_groups, twin.param_groups, strict=True):
+            other.update({key: own[key] for key in ("lr", "betas", "momentum") if key in own})
+            seen.add(own["betas"][0] if "betas" in own else own["momentum"])
+        take_steps(twin, 1, number)
+        schedule.step()
+    assert len(seen) > 3
+    assert_same(numbers(optimizer), numbers(twin))

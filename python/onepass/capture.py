@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ._torch import check_graph_capture
-from .options import REFERENCE_LR
+from .options import REFERENCE_LR, torch_has
 from .rules import RULES
 from .state import parameter_name
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 def is_capturing() -> bool:
     """Returns whether the current stream's work is recorded for a graph."""
+    return _is_recorded()
+
+
+def _is_recorded() -> bool:
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
@@ -31,17 +35,21 @@ def check_capture(optimizer: OnePass) -> None:
     """Refuses a step in a capture that torch refuses, or whose replays would go wrong."""
     if torch.compiler.is_compiling():
         return
-    groups = optimizer.param_groups
-    if not optimizer._captured_unasked or any(group.get("capturable") for group in groups):
-        if all("capturable" in group for group in groups):
-            check_graph_capture(optimizer)
-        elif is_capturing():
-            raise RuntimeError(  # in torch's words
-                f"Attempting CUDA graph capture of step() for an instance of "
-                f"{type(optimizer).__name__} but param_groups' capturable is False."
-            )
+    if torch_has(type(optimizer), "capturable"):
+        check_graph_capture(optimizer)
+    elif _is_recorded() and not _may_be_captured(optimizer):
+        raise RuntimeError(  # in torch's words
+            f"Attempting CUDA graph capture of step() for an instance of "
+            f"{type(optimizer).__name__} but param_groups' capturable is False."
+        )
     if is_capturing():
         check_captured(optimizer)
+
+
+def _may_be_captured(optimizer: OnePass) -> bool:
+    """Returns whether torch would capture it: it asks for `capturable` in all groups or in none."""
+    asked = [bool(group.get("capturable")) for group in optimizer.param_groups]
+    return all(asked) or (optimizer._captured_unasked and not any(asked))
 
 
 def check_captured(optimizer: OnePass) -> None:

@@ -43,9 +43,14 @@ def has_torchs(cls: type) -> bool:
     return _torchs_arguments(cls) is not None
 
 
+def torch_has(cls: type, name: str) -> bool:
+    """Returns whether torch has a class of that name with that argument."""
+    return name in (_torchs_arguments(cls) or ())
+
+
 def _is_extra(cls: type, name: str) -> bool:
-    """Returns whether an option is one that torch's class lacks, or that all classes share."""
-    return name in SHARED and name not in (_torchs_arguments(cls) or ())
+    """Returns whether an option is one that all classes share and torch's lacks."""
+    return name in SHARED and not torch_has(cls, name)
 
 
 def split(cls: type, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
