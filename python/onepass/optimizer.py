@@ -233,7 +233,7 @@ def _started(state: State, param: Tensor, group: dict[str, Any]) -> Tensor:
     """Returns a state before the first step, laid out in memory as the parameter."""
     start, layout = state.start_in(group), torch.preserve_format
     dtype = state_dtype(param, group)
-    if not start:
+    if not start and not param.is_quantized:  # torch has no zeros of these
         return torch.zeros_like(param, dtype=dtype, memory_format=layout)
     value = complex(start, start) if param.is_complex() else start
     return torch.full_like(param, value, dtype=dtype, memory_format=layout)
