@@ -296,7 +296,7 @@ def _number_rows(name: str, right: str) -> list[Bad]:
         tensor(1 + 0j, "dtype ComplexFloat"),
         tensor(True, "dtype Bool"),
         tensor(1.0, "CPU", device="meta"),
-        row(3, "must be a tensor, got int"),
+        row("3", "must be a number.*got '3'"),
         Bad(
             f"inference {name}",
             entry(name, lambda: inference(lambda: torch.ones(()))),
