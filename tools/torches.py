@@ -162,7 +162,8 @@ class Environment:
         self.pip(*own, ONEPASS_CUDA="0", PATH=path)
         try:
             pytest = [self.python, "-m", "pytest", *arguments]
-            run(*pytest, cwd=self.source, quiet=False, PATH=path)
+            # Threads that spin while they wait would hold up the other processes of pytest-xdist.
+            run(*pytest, cwd=self.source, quiet=False, PATH=path, OMP_WAIT_POLICY="PASSIVE")
         except subprocess.CalledProcessError:
             return False
         return True
