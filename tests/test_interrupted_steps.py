@@ -85,6 +85,7 @@ def takes_rows(case: Case) -> bool:
     return with_rows(case, 1) is not None
 
 
+@pytest.mark.thorough
 @each_case
 @pytest.mark.parametrize("steps", [0, 2], ids=["first step", "later"])
 @pytest.mark.parametrize("start", [dense, with_rows, with_hooks])
@@ -141,6 +142,7 @@ def seen(optimizer: Any) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.thorough
 @each_case
 @pytest.mark.parametrize("steps", [0, 1], ids=["first step", "later"])
 def test_an_exception_at_any_call_leaves_dtensors_whole_or_not_stepped(
