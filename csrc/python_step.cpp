@@ -21,6 +21,16 @@ void check_scale(double scale) {
                     " (it must be positive and finite)");
 }
 
+// The list of a group's parameters.
+PyObject* params_of(PyObject* group, int index) {
+  static PyObject* const params_key = interned("params");
+  TORCH_CHECK_TYPE(PyDict_Check(group), "parameter group ", index, " must be a dict");
+  PyObject* const params = InOrder(group).find(params_key);
+  TORCH_CHECK_TYPE(params != nullptr && PyList_Check(params), "'params' of parameter group ", index,
+                   " must be a list");
+  return params;
+}
+
 void check_unchanged(bool is_unchanged) {
   TORCH_CHECK(is_unchanged, "gradients or state changed while their step was prepared, so it was ",
               "not taken; step again");
@@ -210,12 +220,8 @@ inline void PythonStep::note_first_step(PyObject* param, Tensors& tensors) {
 }
 
 bool PythonStep::gather_group(PyObject* groups, int index, Look look) {
-  static PyObject* const params_key = interned("params");
-  PyObject* group = PyList_GET_ITEM(groups, index);
-  TORCH_CHECK_TYPE(PyDict_Check(group), "parameter group ", index, " must be a dict");
-  PyObject* params = InOrder(group).find(params_key);
-  TORCH_CHECK_TYPE(params != nullptr && PyList_Check(params), "'params' of parameter group ", index,
-                   " must be a list");
+  PyObject* const group = PyList_GET_ITEM(groups, index);
+  PyObject* const params = params_of(group, index);
   const ParameterNames names(groups);
   for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params); ++i) {
     PyObject* object = PyList_GET_ITEM(params, i);

@@ -28,7 +28,7 @@ from tests.support import COMPLEX, REAL
 
 FOREIGN = (torch.int32, torch.int64, torch.uint8, torch.bool, torch.float8_e5m2)
 BAD_STEPS = (math.nan, -1.0, 0.5, math.inf, 1e30, [1.0, 2.0], [], True, 1j)
-NOT_FINITE, NEGATIVE = (math.nan, math.inf, 1e400), (-1.0, -1e-300)
+NOT_FINITE, NEGATIVE = (math.nan, math.inf, 1e400), (-1.0, -1e-3)
 
 
 @dataclass
