@@ -314,4 +314,5 @@ def test_every_error_input_of_torch_is_refused_in_its_words(case):
     for error_input in given:
         theirs, ours = torchs_and_our_error(case, error_input.optimizer_error_input)
         assert theirs is not None and theirs[0] is error_input.error_type
-        assert ours == theirs
+        assert ours is not None and ours[0] is theirs[0]
+        assert ours[1].startswith(theirs[1])  # ours goes on with the value and the place
