@@ -43,6 +43,7 @@ class InterruptAt:
 
     def __exit__(self, *_: object) -> None:
         sys.setprofile(None)
+        torch.set_grad_enabled(True)  # an interrupt may keep no_grad() from ending
 
     def on_event(self, frame: FrameType, event: str, argument: Any) -> None:
         self.left -= 1
