@@ -163,11 +163,12 @@ def test_a_wrong_state_dtype_is_refused_by_name_and_value(case: Case) -> None:
     for param, wrong in (
         (real, torch.int8),
         (real, torch.complex64),
-        (real, "float32"),
+        (real, "float31"),
         (real, 32),
         (complex_.requires_grad_(), torch.bfloat16),
     ):
-        with pytest.raises(ValueError, match=rf"Invalid state_dtype value: {wrong} \("):
+        name = str(wrong).removeprefix("torch.")
+        with pytest.raises(ValueError, match=rf"Invalid state_dtype value: {name} \("):
             case.ours([param], state_dtype=wrong)
 
 
