@@ -40,7 +40,7 @@ def dtype_for(param: Tensor, wanted: torch.dtype, argument: str) -> torch.dtype:
         return wanted
     if wanted not in (torch.float32, torch.float64):
         raise ValueError(
-            f"Invalid {argument} value: {wanted} (complex parameters need float32 or "
+            f"Invalid {argument} value: {dtype_name(wanted)} (complex parameters need float32 or "
             "float64, for each of the two parts)"
         )
     return wanted.to_complex()
