@@ -25,13 +25,14 @@ def test_the_oldest_and_the_newest_torch_are_tested_and_every_python_that_is_sai
 def test_a_copy_follows_the_checkout_and_keeps_what_was_built_in_it(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     (source / "csrc").mkdir(parents=True)
+    (source / "docs/gallery").mkdir(parents=True)
     (source / "build").mkdir()
     (source / "build/old.o").touch()
     kept, changed = source / "csrc/kept.cpp", source / "csrc/changed.cpp"
     for path in (kept, changed, source / "csrc/gone.cpp"):
         path.write_text("1")
     torches.mirror(source, target)
-    assert not (target / "build").exists()
+    assert (target / "docs/gallery").exists() and not (target / "build").exists()
     (target / "build").mkdir()
     (target / "build/new.o").touch()
     before = (target / "csrc/kept.cpp").stat().st_mtime_ns

@@ -24,7 +24,7 @@ import tomllib
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path(os.environ.get("TORCHES") or Path.home() / ".cache/onepass/torches")
 MADE_HERE = shutil.ignore_patterns(
-    ".git", ".venv", "build", "dist", "demo.*", "gallery", "*.egg-info", "*.so", "__pycache__",
+    ".git", ".venv", "build", "dist", "*.egg-info", "*.so", "__pycache__",
     "_build_info.py", ".*_cache", ".hypothesis",
 )  # fmt: skip
 # Torch starts CUDA's runtime and profiler when it is loaded: these two must be real.
