@@ -26,10 +26,10 @@ help:
 	@sed -n 's/^# \(make\)/\1/p; s/^# \(One\)/\1/p' Makefile
 
 demo: $(STAMPS)/demo
-	$(BIN)/python -m onepass.demo --epochs $(EPOCHS) $(if $(DATA),--data "$(DATA)")
+	$(BIN)/python examples/perceptron.py --epochs $(EPOCHS) $(if $(DATA),--data "$(DATA)")
 
 gallery: $(STAMPS)/demo
-	$(BIN)/python -m onepass.gallery gallery
+	$(BIN)/python examples/gallery.py gallery
 
 test: $(STAMPS)/test
 	$(PYTEST) --timeout 300 -m "not slow"

@@ -66,7 +66,7 @@ class Installation:
 
 @pytest.fixture
 def installation(tmp_path):
-    ignore = shutil.ignore_patterns("*.so", "_build_info.py", "__pycache__", "demo")
+    ignore = shutil.ignore_patterns("*.so", "_build_info.py", "__pycache__")
     shutil.copytree(PACKAGE, tmp_path / "python" / "onepass", ignore=ignore)
     return Installation(tmp_path)
 
@@ -185,7 +185,7 @@ def test_broken_torch_speaks_for_itself(installation):
     assert "No module named 'no_such_part'" in installation.error()
 
 
-@pytest.mark.parametrize("arguments", [["onepass"], ["onepass", "doctor"], ["onepass.demo"]])
+@pytest.mark.parametrize("arguments", [["onepass"], ["onepass", "doctor"]])
 def test_command_line_prints_the_text_without_traceback(installation, arguments):
     installation.torch("2.12.0")
     installation.built_for("2.13.0")

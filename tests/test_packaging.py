@@ -114,6 +114,9 @@ class TestInstall:
         assert path.stem.split("-", 2)[2] in {str(tag) for tag in sys_tags()}
         assert {name.split("/")[0] for name in names} == {"onepass", "onepass-0.1.0.dist-info"}
         assert {"onepass/py.typed", "onepass/_C.pyi", "onepass/_build_info.py"} <= set(names)
+        # The examples are for readers of the source.
+        assert (scratch.source / "examples" / "perceptron.py").is_file()
+        assert not [name for name in names if re.search("demo|example|gallery", name)]
         assert str(scratch.source).encode() not in code
 
     def test_no_build_isolation_and_editable(self, installed, scratch):

@@ -2,11 +2,11 @@
 
 import inspect
 import re
+import runpy
 import sys
 from pathlib import Path
 
 import onepass
-from onepass.gallery import SCENES
 from onepass.rules import RULES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,7 +25,8 @@ gradient (negated with `maximize`), t the step from 1 on. The pictures are drawn
 
 def pictures() -> str:
     """Returns a table of the gallery."""
-    cells = [f"![{scene.title}](gallery/{name}.png)" for name, scene in SCENES.items()]
+    scenes = runpy.run_path(str(ROOT / "examples" / "gallery.py"))["SCENES"]
+    cells = [f"![{scene.title}](gallery/{name}.png)" for name, scene in scenes.items()]
     rows = [f"| {' | '.join(cells[k : k + 3])} |" for k in (0, 3)]
     return "\n".join([rows[0], "|---|---|---|", rows[1]])
 

@@ -1,1 +1,0 @@
-"""The training run: `python -m onepass.demo` trains one network with torch's Adam and with ours."""
