@@ -16,9 +16,9 @@ from tests.cases import CASES
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(
     path
-    for folder, suffixes in (("csrc", {".h", ".cpp", ".cuh", ".cu"}), ("python", {".py"}))
+    for folder in ("csrc", "python", "examples")
     for path in (ROOT / folder).rglob("*")
-    if path.suffix in suffixes
+    if path.suffix in {".h", ".cpp", ".cuh", ".cu", ".py"}
 )
 # What a formula needs and memory does not. powf() and exp2() count, std::expected does not.
 MATHEMATICS = r"\b(sqrt|rsqrt|cbrt|pow|exp|exp2|log|log2|fma|tanh)f?\("
