@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from onepass import _C
+from tests.support import KIND_CASES
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -87,14 +88,9 @@ def without_compiler() -> Iterator[None]:
         yield
 
 
-# The rows of the table that differ in kind: no step count, optional states, the usual, and numbers
-# that a parameter shares. Of what is `thorough`, `make test` runs these, `test-all` the others.
-KINDS = {"SGD", "RMSprop", "AdamW", "NAdam"}
-
-
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m does not ask for
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Makes thorough tests slow but for a few rows, and skips tests that need a GPU.
+    """Leaves the rows of thorough tests but one of each kind to `test-all`; skips tests for a GPU.
 
     With REQUIRE_CUDA=1 a GPU that is not there is a failure.
     """
@@ -103,7 +99,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if "emulated" not in item.keywords]
     for item in items:
         case = getattr(item, "callspec", None) and item.callspec.params.get("case")
-        if "thorough" in item.keywords and case is not None and str(case) not in KINDS:
+        if "thorough" in item.keywords and case is not None and case not in KIND_CASES:
             item.add_marker(pytest.mark.slow)
     if torch.cuda.is_available() or os.environ.get("REQUIRE_CUDA") == "1":
         return

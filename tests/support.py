@@ -30,11 +30,17 @@ SHAPES = ((5, 7), (), (33,), (0,), (2, 3, 4))
 EXTRA_KEYS = {"eps_root", "decouple_lr", "cautious", "state_dtype"}
 SOMETIMES_EXTRA_KEYS = {"capturable", "fused"}
 
+# The rows that differ in kind: no step count, optional states, the usual, numbers that a parameter
+# shares, sums over a parameter. They stand for all where a promise depends on no formula.
+KIND_CASES = tuple(
+    case for case in CASES if str(case) in ("SGD", "RMSprop", "AdamW", "NAdam", "NovoGrad")
+)
 SPARSE_CASES = tuple(
     case for case in CASES if str(case) in ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW")
 )
 
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
+each_kind = pytest.mark.parametrize("case", KIND_CASES, ids=str)
 each_sparse_case = pytest.mark.parametrize("case", SPARSE_CASES, ids=str)
 each_torch_case = pytest.mark.parametrize("case", TORCH_CASES, ids=str)
 each_case_with_fused = pytest.mark.parametrize(

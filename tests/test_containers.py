@@ -16,7 +16,7 @@ from torch import nn
 
 from onepass.rules import RULES
 from tests.cases import CASES, Case
-from tests.support import assert_same, params_of, randn, snapshot
+from tests.support import assert_same, each_kind, params_of, randn, snapshot
 
 
 class DictSubclass(dict[Any, Any]):
@@ -112,7 +112,7 @@ LIVE = {
 
 
 @pytest.mark.parametrize("kind", LIVE)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@each_kind
 def test_live_groups_and_states_may_be_in_any_container(case: Case, kind: str) -> None:
     optimizer = step(fresh(case))
     LIVE[kind](optimizer)
@@ -126,14 +126,14 @@ def test_live_groups_and_states_may_be_in_any_container(case: Case, kind: str) -
 
 
 @pytest.mark.parametrize("kind", ["UserDict", "ChainMap", "OrderedDict"])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@each_kind
 def test_first_states_are_put_into_any_container(case: Case, kind: str) -> None:
     optimizer = fresh(case)
     optimizer.state = MAPPINGS[kind](dict(optimizer.state))
     assert_same(shown(step(optimizer, 4)), expect(case))
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@each_kind
 def test_a_changed_option_is_read_from_the_users_own_container(case: Case) -> None:
     optimizer, want = step(fresh(case)), step(fresh(case))
     optimizer.param_groups = UserList([UserDict(group) for group in optimizer.param_groups])
@@ -179,7 +179,7 @@ BESIDE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@each_kind
 def test_what_users_keep_beside_the_state_stays_and_disturbs_nothing(case: Case) -> None:
     optimizer = fresh(case)
     other = nn.Parameter(torch.ones(2))  # of no group
@@ -246,7 +246,7 @@ FROZEN: dict[str, Callable[[], torch.Tensor]] = {
 
 @pytest.mark.filterwarnings("ignore:TypedStorage", "ignore:Complex")
 @pytest.mark.parametrize("kind", FROZEN)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@each_kind
 def test_a_frozen_parameter_may_be_of_any_kind(case: Case, kind: str) -> None:
     try:
         want = None if case.theirs is None else case.theirs([FROZEN[kind]()])
@@ -291,7 +291,7 @@ def loosen(own: Any, convert: Callable[[torch.Tensor], Any], keys: tuple[str, ..
 
 @pytest.mark.parametrize("only_last", [False, True], ids=["all", "last"])
 @pytest.mark.parametrize(("convert", "keys"), [row[1:] for row in LOOSE], ids=[r[0] for r in LOOSE])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@each_kind
 def test_numbers_may_be_pythons_numpys_or_tensors(case: Case, convert, keys, only_last) -> None:
     live, pickled, loaded = step(fresh(case)), step(fresh(case)), fresh(case)
     saved = copy.deepcopy(live.state_dict())
@@ -361,7 +361,7 @@ SAVED: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("kind", SAVED)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@each_kind
 def test_state_dicts_may_be_of_any_container(case: Case, kind: str) -> None:
     source, target = step(fresh(case)), fresh(case)
     with torch.no_grad():

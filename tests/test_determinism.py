@@ -17,6 +17,7 @@ from tests.support import (
     assert_same,
     copies,
     each_case,
+    each_kind,
     finish,
     instruction_sets,
     make_params,
@@ -222,7 +223,7 @@ def test_c9_three_processes_compute_the_same_bytes() -> None:
     assert len(ends[0]) == 64 and set(ends) == {digest()}
 
 
-@each_case
+@each_kind
 def test_c9_twenty_repeats_compute_the_same_bytes(case: Case) -> None:
     torch.set_num_threads(2)
     count = 0

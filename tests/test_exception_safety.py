@@ -14,10 +14,8 @@ from onepass.rules import RULES
 from tests.bad_inputs import SHAPE, Bad, Mode, make, op_arguments, out_of_range, rows
 from tests.cases import Case
 from tests.oracle import assert_steps_right, op_of
-from tests.support import each_case, params_of
+from tests.support import each_kind, params_of
 from tests.unchanged import REFUSALS, Findings, facts, refused
-
-pytestmark = pytest.mark.thorough
 
 
 def refuse_step(case: Case, bad: Bad, place: int, *, stepped: bool) -> None:
@@ -31,7 +29,7 @@ def refuse_step(case: Case, bad: Bad, place: int, *, stepped: bool) -> None:
     assert not called, f"{about}: post-hooks ran"
 
 
-@each_case
+@each_kind
 @pytest.mark.sanitize
 def test_c3_a_refused_step_changes_nothing(case: Case) -> None:
     findings = Findings()
@@ -43,7 +41,7 @@ def test_c3_a_refused_step_changes_nothing(case: Case) -> None:
     findings.report(at_least=250)
 
 
-@each_case
+@each_kind
 def test_c3_a_step_that_was_refused_can_be_taken_once_the_cause_is_gone(case: Case) -> None:
     for bad in rows(case):
         if bad.of_state:
@@ -60,7 +58,7 @@ def test_c3_a_step_that_was_refused_can_be_taken_once_the_cause_is_gone(case: Ca
             assert torch.equal(ours, theirs), f"{bad}"
 
 
-@each_case
+@each_kind
 @pytest.mark.parametrize("stepped", [False, True], ids=["fresh", "stepped"])
 def test_c3_holds_under_a_dispatch_mode(case: Case, stepped: bool) -> None:
     wanted = ("another size", "sparse gradient", "int32 gradient", "expanded", "lr nan", "no lr")
@@ -75,7 +73,7 @@ def test_c3_holds_under_a_dispatch_mode(case: Case, stepped: bool) -> None:
     findings.report(at_least=len(wanted))
 
 
-@each_case
+@each_kind
 def test_c3_a_parameter_that_is_listed_twice_gets_no_state_from_a_refused_step(case: Case) -> None:
     twice, bad = (torch.ones(SHAPE, requires_grad=True) for _ in range(2))
     twice.grad, bad.grad = torch.ones(SHAPE), out_of_range()
@@ -87,7 +85,7 @@ def test_c3_a_parameter_that_is_listed_twice_gets_no_state_from_a_refused_step(c
     assert twice not in optimizer.state
 
 
-@each_case
+@each_kind
 def test_c3_errors_in_the_users_own_functions_change_nothing(case: Case) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("the user's own")
@@ -103,7 +101,7 @@ def test_c3_errors_in_the_users_own_functions_change_nothing(case: Case) -> None
         optimizer.step()
 
 
-@each_case
+@each_kind
 def test_c3_an_error_while_a_state_is_made_leaves_no_state(case: Case) -> None:
     made = 0
     optimizer = make(case, stepped=False)
@@ -124,7 +122,7 @@ def test_c3_an_error_while_a_state_is_made_leaves_no_state(case: Case) -> None:
     assert len(optimizer.state) == 3
 
 
-@each_case
+@each_kind
 def test_c3_a_refused_group_is_not_added(case: Case) -> None:
     used = torch.ones(3, requires_grad=True)
     group = case.ours([used]).param_groups[0]
@@ -168,7 +166,7 @@ def bad_operands() -> list[Tensor]:
     ]
 
 
-@each_case
+@each_kind
 @pytest.mark.sanitize
 def test_c3_a_refused_op_changes_nothing(case: Case) -> None:
     op = op_of(case)
@@ -196,7 +194,7 @@ def accepts(op: Any, arguments: dict[str, Any]) -> bool:
     return True
 
 
-@each_case
+@each_kind
 def test_a_step_after_all_that_is_right(case: Case) -> None:
     optimizer = make(case, stepped=True)
     optimizer.param_groups[1]["lr"] = float("nan")

@@ -19,7 +19,7 @@ from tests.cases import CASES, Case
 from tests.oracle import all_states_on, assert_steps_right, expected, operands_of
 from tests.support import (
     assert_same,
-    each_case,
+    each_kind,
     params_of,
     randn,
     run_python,
@@ -27,8 +27,6 @@ from tests.support import (
     snapshot,
 )
 from tests.unchanged import REFUSALS, Findings, refused
-
-pytestmark = pytest.mark.thorough
 
 DTYPES = (torch.float32, torch.bfloat16, torch.complex64)
 
@@ -115,7 +113,7 @@ def try_mutant(
     return True
 
 
-@each_case
+@each_kind
 @pytest.mark.sanitize
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_c5_a_wrong_entry_is_refused_or_right(case: Case, dtype: torch.dtype) -> None:
@@ -135,7 +133,7 @@ def test_c5_a_wrong_entry_is_refused_or_right(case: Case, dtype: torch.dtype) ->
     assert accepted >= 10
 
 
-@each_case
+@each_kind
 @pytest.mark.sanitize
 def test_c5_wrong_containers_and_options_are_refused_or_right(case: Case) -> None:
     findings, accepted = Findings(), 0
@@ -150,7 +148,7 @@ def test_c5_wrong_containers_and_options_are_refused_or_right(case: Case) -> Non
     assert accepted >= 20
 
 
-@each_case
+@each_kind
 def test_c5_a_mutant_that_came_through_a_file_is_refused_or_right(case: Case) -> None:
     findings, good = Findings(), make(case).state_dict()
     for mutation in mutants.entry_mutations(good, [0]):
@@ -167,7 +165,7 @@ def test_c5_a_mutant_that_came_through_a_file_is_refused_or_right(case: Case) ->
     findings.report(at_least=25)
 
 
-@each_case
+@each_kind
 def test_c5_a_fresh_optimizer_stays_fresh_when_loading_is_refused(case: Case) -> None:
     findings, good = Findings(), make(case).state_dict()
     for mutation in mutants.entry_mutations(good, [1]):
@@ -211,7 +209,7 @@ def test_c5_a_tensor_without_its_memory_is_refused() -> None:
     assert run_python(["-c", FREED]).count("loading") == 3 * tensors
 
 
-@each_case
+@each_kind
 def test_c5_loaded_tensors_are_never_those_of_the_state_dict(case: Case) -> None:
     good = make(case).state_dict()
     good["state"][0]["note"] = torch.ones(2)
