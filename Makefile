@@ -4,6 +4,7 @@
 # make test TORCH=torch==2.14.1        another torch
 # make test-torches VERSIONS=2.11.0    one of those that it tests with; TORCHES=folder for what it installs
 # make demo DATA=folder EPOCHS=5       other images, fewer epochs
+# make test-mutants COUNT=30 SEED=0    how many planted faults, and which
 # make bench ARGS=step         one benchmark instead of all; ARGS="--help" names them
 
 TORCH ?= torch==2.13.0
@@ -11,6 +12,8 @@ PYTHON ?= python3
 VENV ?= .venv
 EPOCHS ?= 20
 JOBS ?= 2
+COUNT ?= 30
+SEED ?= 0
 
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
@@ -37,6 +40,10 @@ test: $(STAMPS)/test
 # The same tests with other versions of torch, on other Pythons: nothing of the checkout is touched.
 test-torches:
 	$(PYTHON) tools/torches.py $(VERSIONS) -- -n $(JOBS) --dist loadgroup --timeout 600 -m "not slow"
+
+# Whether the tests notice faults planted in csrc/: a minute or two for each of COUNT. Not in test-all.
+test-mutants: $(STAMPS)/test
+	$(BIN)/python -m tools.mutants --count $(COUNT) --seed $(SEED)
 
 # What `make test` leaves out; it is not repeated here.
 test-all: test-slow test-peers test-sanitized cuda-check lint
@@ -110,4 +117,4 @@ $(STAMPS)/peers: benchmarks/requirements-peers.txt | $(STAMPS)/test
 
 FORCE:
 .NOTPARALLEL:
-.PHONY: help demo gallery test test-torches test-all test-slow test-peers test-deepspeed test-sanitized cuda-check bench lint format clean FORCE
+.PHONY: help demo gallery test test-torches test-all test-slow test-peers test-deepspeed test-mutants test-sanitized cuda-check bench lint format clean FORCE

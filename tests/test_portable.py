@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from onepass.rules import RULES
-from tests.scratch import ROOT, built_object, flags
+from tests.built import ROOT, built_object, flags
 from tests.support import instruction_sets
 
 PORTABLE = Path("tests", "portable")
@@ -59,13 +59,15 @@ def subject_of(label: str) -> str:
     return label.partition(",")[0]
 
 
-def compiled(compiler: str, units: Sequence[Path], folder: Path, *options: str) -> list[Path]:
+def compiled(
+    compiler: Sequence[str], units: Sequence[Path], folder: Path, *options: str
+) -> list[Path]:
     """Compiles units with the options of setup.py, without torch's headers."""
 
     def compile_one(unit: Path) -> Path:
         made = folder / unit.with_suffix(".o").name
         include = (f"-I{PORTABLE}", "-Icsrc")
-        output_of(compiler, *include, "-c", unit, "-o", made, *flags()[1], *options)
+        output_of(*compiler, *include, "-c", unit, "-o", made, *flags()[2], *options)
         return made
 
     with ThreadPoolExecutor(max_workers=2) as pool:
@@ -76,11 +78,11 @@ def compiled(compiler: str, units: Sequence[Path], folder: Path, *options: str) 
 def native(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns the program for this machine."""
     folder = tmp_path_factory.mktemp("native")
-    compiler = flags()[0][0]
+    compiler = flags()[0]
     built = [built_object(unit) for unit in LOOPS]
     left = [unit for unit, made in zip(LOOPS, built, strict=True) if made is None]
     objects = compiled(compiler, [*WITHOUT_LOOPS, *left], folder)
-    output_of(compiler, *objects, *filter(None, built), "-o", folder / "program")
+    output_of(*compiler, *objects, *filter(None, built), "-o", folder / "program")
     return folder / "program"
 
 
@@ -107,7 +109,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Path]:
     """Returns the object for aarch64 of each unit."""
     emulator()
     units = [*WITHOUT_LOOPS, *LOOPS]
-    made = compiled(AARCH64, units, tmp_path_factory.mktemp("aarch64"))
+    made = compiled([AARCH64], units, tmp_path_factory.mktemp("aarch64"))
     return dict(zip(units, made, strict=True))
 
 
@@ -148,7 +150,7 @@ def test_a_product_that_is_fused_with_a_sum_is_noticed(
     objects: dict[Path, Path], expected: Lines, tmp_path: Path
 ) -> None:
     """What GCC makes for aarch64 unless it is told not to, in one part of the table."""
-    planted = compiled(AARCH64, LOOPS[-1:], tmp_path, "-ffp-contract=fast")
+    planted = compiled([AARCH64], LOOPS[-1:], tmp_path, "-ffp-contract=fast")
     others = [made for unit, made in objects.items() if unit != LOOPS[-1]]
     other = differing(emulated_lines([*others, *planted], tmp_path), expected)
     names, last = [*RULES, "ema"], len(LOOPS) - 1

@@ -195,3 +195,18 @@ def test_c14_the_plan_of_every_small_list() -> None:
                 assert_each_element_once(list(sizes), parts)
                 count += 1
     assert count >= 500
+
+
+@pytest.mark.parametrize("size", (0, 1, 37, 100_003))
+def test_the_bare_sweep_reads_and_writes_everything_once(size: int) -> None:
+    for states in range(5):
+        before = [torch.randn(size).view(torch.int32) for _ in range(2 + states)]
+        param, grad, *rest = [tensor.clone().view(torch.float32) for tensor in before]
+        _C.sweep_without_arithmetic(param, grad, rest)
+        written = [before[0] ^ before[1], before[1], *(had ^ before[1] for had in before[2:])]
+        for had, has in zip(written, [param, grad, *rest], strict=True):
+            assert torch.equal(has.view(torch.int32), had)
+    for wrong in ([torch.zeros(8)] * 5, [torch.zeros(7)], [torch.zeros(8).double()],
+                  [torch.zeros(16)[::2]]):  # fmt: skip
+        with pytest.raises(ValueError, match=r"states|tensors"):
+            _C.sweep_without_arithmetic(torch.zeros(8), torch.zeros(8), wrong)

@@ -1,0 +1,52 @@
+"""How the build in build/ compiled, for tests that compile as it did or take its objects."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sysconfig
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+BUILD = ROOT / "build" / f"release-{sysconfig.get_config_var('SOABI')}"
+
+
+def variable(name: str) -> list[str]:
+    """Returns the words of a variable of build.ninja."""
+    file = BUILD / "build.ninja"
+    if not file.exists():
+        raise FileNotFoundError(f"{file}: tests compile as onepass was compiled; make test first")
+    found = dict(re.findall(r"^(\w+) = (.*)$", file.read_text(), re.MULTILINE))
+    return shlex.split(found[name])
+
+
+def flags() -> tuple[list[str], list[str], list[str]]:
+    """Returns the compiler, its flags before the file's name, and those after it, of setup.py.
+
+    The compiler may be of several words, such as `ccache g++`: all before the first flag.
+    """
+    words = [*variable("cxx"), *variable("cflags")]
+    first = next(k for k, word in enumerate(words) if word.startswith("-"))
+    return words[:first], words[first:], variable("post_cflags")
+
+
+def built_object(unit: Path) -> Path | None:
+    """Returns the object that the build made of a unit, or None where a source is newer."""
+    built = BUILD / unit.with_suffix(".o")
+    newest = max(source.stat().st_mtime for source in files_of(ROOT / unit))
+    return built if built.exists() and built.stat().st_mtime > newest else None
+
+
+def files_of(file: Path) -> set[Path]:
+    """Returns a source and all of ours that it includes, by whatever way."""
+    found, left = set(), [file.resolve()]
+    while left:
+        here = left.pop()
+        found.add(here)
+        for name in re.findall(r'^#include "(.*)"', here.read_text(), re.MULTILINE):
+            other = (here.parent / name).resolve()
+            if not other.exists():
+                other = (ROOT / "csrc" / name).resolve()
+            if other not in found:
+                left.append(other)
+    return found
