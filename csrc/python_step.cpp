@@ -50,6 +50,8 @@ class PythonStep::Session {
   Session& operator=(const Session&) = delete;
   ~Session() {
     owner_.plan_.clear();
+    owner_.wrappers_.clear();
+    owner_.dtensors_.end();
     owner_.reader_.let_go();
     owner_.groups_ = {};
     owner_.scaler_ = {};
@@ -82,6 +84,7 @@ bool PythonStep::step(const py::list& groups, const py::dict& state, const py::f
   made.keep();
   ++steps_taken_;
   plan_.commit();
+  for (c10::TensorImpl* const wrapper : wrappers_) wrapper->bump_version();
   if (!plan_.lets_others_run()) {
     plan_.sweep();
   } else {
@@ -203,6 +206,8 @@ bool PythonStep::gather(PyObject* groups, PyObject* state, Look look) {
   TORCH_CHECK(PyList_GET_SIZE(groups) == static_cast<Py_ssize_t>(groups_.size()),
               "the parameter groups changed while they were read; step again");
   states_.begin(state);
+  dtensors_.begin();
+  wrappers_.clear();
   for (std::size_t i = first_group_; i < groups_.size(); ++i)
     if (!gather_group(groups, static_cast<int>(i), look)) return false;
   return true;
@@ -217,6 +222,34 @@ inline void PythonStep::note_first_step(PyObject* param, Tensors& tensors) {
   if (tensors.step == nullptr && tensors.states[0] != nullptr &&
       (scaler_.found_inf.defined() || !counts_.empty()))
     tensors.step = count_of(at::Tensor(*tensors.states[0]), tensors.is_new);
+}
+
+// Puts what this process holds of DTensors in their places. What cannot be read so, or is placed in
+// two ways, is left to Python.
+bool PythonStep::localize(const at::Tensor*& param, const at::Tensor*& grad, PyObject*& spec) {
+  if (scaler_.found_inf.defined()) return false;
+  const LocalTensor local = dtensors_.local_of(*param), local_grad = dtensors_.local_of(*grad);
+  if (local.tensor == nullptr || local_grad.tensor == nullptr ||
+      !dtensors_.are_alike(local.spec, local_grad.spec))
+    return false;
+  param = local.tensor;
+  grad = local_grad.tensor;
+  spec = local.spec;
+  return true;
+}
+
+bool PythonStep::localize_state(Tensors& tensors, PyObject* spec, int state_count) {
+  for (int k = 0; k < state_count; ++k) {
+    if (!needs_dispatcher(*tensors.states[k])) continue;
+    const LocalTensor local =
+        dtensors_.local_of(static_cast<const at::Tensor&>(*tensors.states[k]));
+    if (local.tensor == nullptr || !dtensors_.are_alike(spec, local.spec)) return false;
+    tensors.states[k] = local.tensor;
+  }
+  const auto is_plain = [](const at::TensorBase* number) {
+    return number == nullptr || !needs_dispatcher(*number);
+  };
+  return is_plain(tensors.step) && std::ranges::all_of(tensors.numbers, is_plain);
 }
 
 bool PythonStep::gather_group(PyObject* groups, int index, Look look) {
@@ -237,9 +270,12 @@ bool PythonStep::gather_group(PyObject* groups, int index, Look look) {
       check_device(param, subject);
       if (!param.requires_grad() && !grad.defined()) continue;  // frozen: torch takes any kind
     }
+    const at::Tensor *local_param = &param, *local_grad = &grad;
+    PyObject* spec = nullptr;
     if (needs_dispatcher(param) || (grad.defined() && needs_dispatcher(grad))) {
-      if (look == Look::kAtGradients) return false;
-      continue;
+      if (look == Look::kAtStates) continue;
+      if (!localize(local_param, local_grad, spec)) return false;
+      wrappers_.push_back(param.unsafeGetTensorImpl());
     }
     const bool needs_state = algorithm_.counts_steps || groups_[index].present != 0;
     if (look == Look::kAtStates && !needs_state) continue;
@@ -248,8 +284,10 @@ bool PythonStep::gather_group(PyObject* groups, int index, Look look) {
       place.param_header = param.unsafeGetTensorImpl();
       place.grad_header = grad.unsafeGetTensorImpl();
       Tensors& tensors = plan_.add(index, subject.index, needs_state ? place.tensors : Tensors{});
-      tensors.param = &param;
-      if (look == Look::kAtGradients) tensors.grad = &grad;
+      tensors.param = local_param;
+      if (look == Look::kAtGradients) tensors.grad = local_grad;
+      if (spec != nullptr && !localize_state(tensors, spec, groups_[index].state_count))
+        return false;
       note_first_step(object, tensors);
     } else if (look == Look::kAtGradients) {
       stateless_.emplace_back(py::reinterpret_borrow<py::object>(object),

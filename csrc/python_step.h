@@ -10,6 +10,7 @@
 #include "python_access.h"
 #include "python_options.h"
 #include "python_state.h"
+#include "tensor/dtensor.h"
 
 namespace onepass {
 
@@ -19,7 +20,8 @@ class PythonStep {
  public:
   explicit PythonStep(const std::string& algorithm_name);
 
-  // Takes one step. Returns false, with nothing done, where a tensor is of a class of its own.
+  // Takes one step. Returns false, with nothing done, where a tensor is of a class of its own, but
+  // for DTensors that are placed alike.
   // `new_state(param, group)` makes the state of a parameter that has none yet.
   bool step(const py::list& groups, const py::dict& state, const py::function& new_state,
             const py::object& grad_scale, const py::object& found_inf);
@@ -52,6 +54,8 @@ class PythonStep {
   bool gather(PyObject* groups, PyObject* state, Look look);
   inline void note_first_step(PyObject* param, Tensors& tensors);
   bool gather_group(PyObject* groups, int index, Look look);
+  bool localize(const at::Tensor*& param, const at::Tensor*& grad, PyObject*& spec);
+  bool localize_state(Tensors& tensors, PyObject* spec, int state_count);
 
   const Algorithm& algorithm_;
   GroupReader reader_;
@@ -72,6 +76,8 @@ class PythonStep {
     at::Tensor steps;
   };
   std::unordered_map<const c10::TensorImpl*, Count> counts_;
+  DTensorReader dtensors_;
+  std::vector<c10::TensorImpl*> wrappers_;  // the DTensors among the parameters
   Plan plan_;
 };
 

@@ -65,7 +65,8 @@ def replace_gradient(_: Any, param: Tensor, __: threading.Thread) -> None:
 
 def replace_states(optimizer: Any, param: Tensor, _: threading.Thread) -> None:
     for tensor in list(optimizer.state.get(param, {}).values()):
-        tensor.data = torch.zeros(1)
+        if tensor.numel() == SIZE:  # another count would be as good, and the step another
+            tensor.data = torch.zeros(1)
 
 
 def interrupt(_: Any, __: Tensor, stepping: threading.Thread) -> None:

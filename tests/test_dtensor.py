@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from typing import Any
 
@@ -19,6 +20,7 @@ from onepass.rules import RULES
 from tests.cases import CASES, Case
 from tests.oracle import all_states_on, state_names
 from tests.support import (
+    KIND_CASES,
     each_case,
     each_case_with_fused,
     make_params,
@@ -72,6 +74,48 @@ def test_dtensors_step_as_their_local_tensors(case: Case, mesh: Any, placement: 
                     value = value.full_tensor()
                 assert raw(value) == raw(plain.state[b][name]), name
         assert spread.state_bytes() == plain.state_bytes()
+
+
+@pytest.mark.parametrize("case", [c for c in KIND_CASES if not RULES[c.ours.rule].sums], ids=str)
+def test_dtensors_take_no_python_call_each(case: Case, mesh: Any) -> None:
+    """Which is what makes FSDP's steps slow: torch's own takes some hundred for each parameter."""
+    counts = []
+    for number in (2, 30):
+        params = [distributed(torch.ones(4), mesh, Shard(0)) for _ in range(number)]
+        optimizer = case.ours(params, **case.settings[1])
+        for param in params:
+            param.grad = distribute_tensor(torch.ones(4), mesh, [Shard(0)])
+        optimizer.step()
+        calls: list[str] = []
+        sys.setprofile(lambda _, event, __, calls=calls: calls.append(event))  # type: ignore[misc]
+        optimizer.step()
+        sys.setprofile(None)
+        counts.append(calls.count("call"))
+    assert counts[0] == counts[1] > 0
+
+
+def test_dtensors_that_come_to_be_placed_otherwise_are_stepped_by_what_they_hold(mesh: Any) -> None:
+    """Whatever was found out in the steps before."""
+    params = [distributed(torch.ones(4, 4), mesh, Shard(0)) for _ in range(2)]
+    plain = [torch.ones(4, 4, requires_grad=True) for _ in range(2)]
+    spread, twin = onepass.AdamW(params, lr=0.1), onepass.AdamW(plain, lr=0.1)
+    placements = (Shard(0), Shard(1), Replicate(), Partial(), Shard(0))
+    for step, placement in enumerate(placements):
+        for k, (a, b) in enumerate(zip(params, plain, strict=True)):
+            b.grad = randn((4, 4), torch.float32, 10 * step + k)
+            a.grad = DTensor.from_local(b.grad.clone(), mesh, [placement])
+        if step == 3:
+            for a in params:  # by another object, of other memory
+                local = a.to_local().detach().clone()
+                a._local_tensor = local
+                spread.state[a]["exp_avg"] = distribute_tensor(
+                    spread.state[a]["exp_avg"].full_tensor(), mesh, [Shard(1)]
+                )
+        spread.step()
+        twin.step()
+        for a, b in zip(params, plain, strict=True):
+            assert raw(a.to_local()) == raw(b), placement
+            assert a._version > 0
 
 
 PARTS = """
