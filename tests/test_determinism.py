@@ -204,7 +204,7 @@ def digest() -> str:
     seen = hashlib.sha256()
     for case in CASES:
         for options in options_of(case):
-            for dtype, state_dtype in MIXES:
+            for dtype, state_dtype in MIXES[::3]:
                 given = {**options, "state_dtype": state_dtype}
                 optimizer = with_states_of(case, given, make_params(DIGESTED_SHAPES, dtype))
                 for key, (_, _, end) in sorted(numbers(optimizer).items()):

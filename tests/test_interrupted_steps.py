@@ -178,16 +178,13 @@ def interleave(count: int, seed: int) -> None:
     assert int(words[1]) >= min(count, len(CASES))
 
 
+@pytest.mark.sanitize
 def test_steps_beside_a_thread_that_changes_their_tensors_are_whole_or_refused() -> None:
-    interleave(400, 1)
+    interleave(120, 1)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
-def test_ten_thousand_steps_beside_a_thread_that_changes_their_tensors() -> None:
-    interleave(10_000, 2)
-
-
-@pytest.mark.sanitize
-def test_no_step_reads_memory_that_another_thread_let_go_of() -> None:
-    interleave(40, 3)
+@pytest.mark.timeout(900)
+def test_a_thousand_more_steps_beside_such_a_thread() -> None:
+    """`python -m tests.interleavings 10000 SEED` takes as many as you like."""
+    interleave(1000, 2)

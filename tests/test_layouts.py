@@ -15,7 +15,7 @@ from onepass.rules import RULES
 from tests.cases import Case
 from tests.layouts import READABLE, WRITABLE, Layout, Placed, place, same_bits
 from tests.oracle import all_states_on, state_names
-from tests.support import each_case, each_torch_case
+from tests.support import each_case, each_kind, each_torch_case
 
 SHAPES = ((), (1,), (0,), (37,), (5, 7), (6, 1, 5), (2, 3, 4, 5), (1, 3, 1, 4), (2, 1, 2, 1, 2, 2))
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64)
@@ -120,7 +120,7 @@ def mixed_pair(shape: Sequence[int], dtype: torch.dtype, states: list[str]) -> P
     return Pair(shape, dtype, {**chosen, "grad": draw(WRITABLE | READABLE)})
 
 
-@each_case
+@each_kind
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_c2_any_layout_of_any_operand_gives_the_contiguous_bits(case, dtype):
     assert len(WRITABLE) >= 12

@@ -31,7 +31,7 @@ SHAPES = (
     (4, 2, 3, 3), (2, 1, 3, 1, 2), (0,), (3, 0, 2),
 )  # fmt: skip
 LAYOUTS = ("contiguous", "transposed", "every 2nd")
-PER_ALGORITHM = 1000  # C1 asks for 5000 cases of all
+PER_ALGORITHM = 300  # C1 asks for 5000 cases of all
 
 
 def database(case: Case) -> Any:
