@@ -18,7 +18,7 @@ from tests.frameworks import (
     texts,
     weights_of,
 )
-from tests.support import each_case, each_torch_case
+from tests.support import each_kind, each_torch_case
 
 pytestmark = [*FRAMEWORK, pytest.mark.usefixtures("offline_hub")]
 
@@ -62,7 +62,7 @@ def test_an_accelerate_loop_learns_as_with_torchs_class(case: Case, precision: s
     assert ours == pytest.approx(theirs, rel=2e-4 if precision == "no" else 2e-2)
 
 
-@each_case
+@each_kind
 def test_an_accelerate_loop_resumes_bit_for_bit(case: Case, tmp_path: Path) -> None:
     whole = prepared(case.ours, "no")
     losses = run(whole, save_to=tmp_path)

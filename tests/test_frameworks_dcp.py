@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from tests.cases import Case
 from tests.frameworks import FRAMEWORK, classifier, plain_loop
-from tests.support import assert_same, each_case, each_torch_case, numbers, snapshot
+from tests.support import assert_same, each_kind, each_torch_case, numbers, snapshot
 
 pytestmark = FRAMEWORK
 EPOCHS = 1
@@ -47,7 +47,7 @@ def load(
     )
 
 
-@each_case
+@each_kind
 @pytest.mark.parametrize("flat", (False, True))
 def test_files_go_on_bit_for_bit(case: Case, flat: bool, tmp_path: Path) -> None:
     """In one process without a process group, into an optimizer that has not stepped yet."""
@@ -96,7 +96,7 @@ def test_files_of_torchs_classes_load_and_go_on(case: Case, flat: bool, tmp_path
         plain_loop(*theirs, EPOCHS)
 
 
-@each_case
+@each_kind
 @pytest.mark.parametrize("how", ("full_state_dict", "cpu_offload", "flatten_optimizer_state_dict"))
 def test_every_kind_of_state_dict_holds_a_state_dtype(case: Case, how: str) -> None:
     learned = learner(case, {"state_dtype": torch.bfloat16})

@@ -19,7 +19,7 @@ from tests.frameworks import (
     warm_up,
     weights_of,
 )
-from tests.support import each_case, each_torch_case
+from tests.support import each_kind, each_torch_case
 
 pytestmark = FRAMEWORK
 EPOCHS, CLIP = STEPS // len(batches()), 0.01
@@ -64,7 +64,7 @@ def fitted(
     return learner
 
 
-@each_case
+@each_kind
 def test_a_trainer_takes_the_steps_of_a_plain_loop(case: Case, tmp_path: Path) -> None:
     """So the closure, the clipping and the schedule reach the step as without Lightning."""
     learner = fitted(case.ours, tmp_path)
@@ -78,7 +78,7 @@ def test_a_trainer_takes_the_steps_of_a_plain_loop(case: Case, tmp_path: Path) -
     assert mean(losses[-epoch:]) < mean(losses[:epoch])
 
 
-@each_case
+@each_kind
 def test_a_resumed_trainer_goes_on_bit_for_bit(case: Case, tmp_path: Path) -> None:
     whole = fitted(case.ours, tmp_path)
     middle = STEPS // 2

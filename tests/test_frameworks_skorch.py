@@ -10,7 +10,7 @@ import torch
 
 from tests.cases import Case
 from tests.frameworks import BATCH, FRAMEWORK, classifier, plain_loop, points, weights_of
-from tests.support import each_case, each_torch_case
+from tests.support import each_kind, each_torch_case
 
 pytestmark = FRAMEWORK
 EPOCHS, LR = 3, 0.01
@@ -42,7 +42,7 @@ def plain(cls: Any, groups: Any, epochs: int) -> dict[str, bytes]:
     return weights_of(model)
 
 
-@each_case
+@each_kind
 def test_fit_and_partial_fit_take_the_steps_of_a_plain_loop(case: Case) -> None:
     made = net(case.ours).fit(*data())
     assert type(made.optimizer_) is case.ours
@@ -55,7 +55,7 @@ def test_fit_and_partial_fit_take_the_steps_of_a_plain_loop(case: Case) -> None:
     assert losses_of(made) == losses
 
 
-@each_case
+@each_kind
 def test_saved_parameters_and_state_go_on_bit_for_bit(case: Case, tmp_path: Path) -> None:
     names = ("params", "optimizer", "history")
     files = {f"f_{name}": str(tmp_path / name) for name in names}
@@ -69,7 +69,7 @@ def test_saved_parameters_and_state_go_on_bit_for_bit(case: Case, tmp_path: Path
     assert weights_of(other.module_) == weights_of(whole.module_)
 
 
-@each_case
+@each_kind
 def test_groups_by_name_have_options_of_their_own(case: Case) -> None:
     made = net(case.ours, optimizer__param_groups=[("2.*", {"lr": 3 * LR})]).fit(*data())
     assert [group["lr"] for group in made.optimizer_.param_groups] == [3 * LR, LR]

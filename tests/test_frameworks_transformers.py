@@ -19,7 +19,7 @@ from tests.frameworks import (
     texts,
     weights_of,
 )
-from tests.support import each_case, each_torch_case
+from tests.support import each_kind, each_torch_case
 
 pytestmark = [*FRAMEWORK, pytest.mark.usefixtures("offline_hub")]
 
@@ -56,7 +56,7 @@ def test_a_trainer_learns_as_with_torchs_class(case: Case, tmp_path: Path) -> No
     assert losses[0] == pytest.approx(losses[1], rel=2e-4)
 
 
-@each_case
+@each_kind
 def test_a_trainer_resumes_bit_for_bit(case: Case, tmp_path: Path) -> None:
     whole = trainer(case.ours, tmp_path)
     whole.train()

@@ -20,7 +20,16 @@ from tests.cases import CASES, Case
 from tests.fuzz import Fuzz
 from tests.guarded import Canaries, GuardedPage
 from tests.oracle import all_states_on, op_of, op_options
-from tests.support import COMPLEX, REAL, each_case, instruction_sets, params_of, run_python, seeded
+from tests.support import (
+    COMPLEX,
+    REAL,
+    each_case,
+    each_kind,
+    instruction_sets,
+    params_of,
+    run_python,
+    seeded,
+)
 from tests.unchanged import REFUSALS, Findings, facts, refused
 
 pytestmark = pytest.mark.thorough
@@ -110,7 +119,7 @@ def test_c4_the_page_after_a_strided_tensor_is_not_touched(case: Case) -> None:
     assert calls >= 2000
 
 
-@each_case
+@each_kind
 @pytest.mark.sanitize
 def test_c4_neighbours_in_the_same_buffer_are_not_written(case: Case) -> None:
     op, findings, generator = Op(case), Findings(), seeded(5)
@@ -131,7 +140,7 @@ def test_c4_neighbours_in_the_same_buffer_are_not_written(case: Case) -> None:
     findings.report(at_least=len(SIZES) * len(OFFSETS) * 6)
 
 
-@each_case
+@each_kind
 @pytest.mark.sanitize
 def test_c4_two_rows_more_than_8_gib_apart_are_both_stepped(case: Case) -> None:
     """Strides of more than 2^31 elements, in memory that is reserved and hardly used."""
@@ -181,7 +190,7 @@ def test_c4_the_op_is_right_or_refuses_whatever_it_is_given(case: Case) -> None:
     assert 400 < refusals < 1000
 
 
-@each_case
+@each_kind
 @pytest.mark.sanitize
 def test_c4_a_step_after_several_wrongs_at_once_is_refused(case: Case) -> None:
     findings, table, choose = Findings(), rows(case), random.Random(1)
@@ -196,7 +205,7 @@ def test_c4_a_step_after_several_wrongs_at_once_is_refused(case: Case) -> None:
     findings.report(at_least=SPOILT)
 
 
-@each_case
+@each_kind
 @pytest.mark.sanitize
 def test_c4_fuzzed_state_dicts_are_refused_or_can_be_stepped(case: Case) -> None:
     findings, choose, accepted = Findings(), random.Random(2), 0

@@ -252,11 +252,12 @@ def make_gradients(params: Sequence[Tensor]) -> list[Tensor | None]:
 def test_c1_every_step_is_the_for_loop_step_of_torch_in_float64(case):
     """For all inputs of torch's database, our settings and others; gradients are None at times."""
     count = 0
-    for options in (*case.settings, *case.extras, *inputs(case), *drawn(case)):
-        for dtype in DTYPES if options in case.settings else DTYPES[:4]:
+    own = (*case.settings, *case.extras)
+    for options in (*own, *inputs(case), *drawn(case)):
+        for dtype in DTYPES if options in own else DTYPES[:2]:
             params = make_params(dtype)
             twins = Twins(case, options, params)
-            for step in range(7):
+            for step in range(4):
                 twins.set_gradients(make_gradients(params))
                 error = twins.step()
                 where = f"{case}({options}), {dtype}, step {step + 1}"
@@ -286,7 +287,7 @@ def hundred_steps(
 @each_case
 def test_c1_errors_of_a_hundred_steps_add_up_and_do_not_grow(case):
     """In float64 they stay under 1e-10 of the scale, 100 times the bound of one step."""
-    for options in (*case.settings, *case.extras, *inputs(case)):
+    for options in (*case.settings, *case.extras):
         for dtype in (torch.float64, torch.float32):
             twins, last = hundred_steps(case, options, dtype)
             error = twins.error([0], last)

@@ -14,7 +14,7 @@ from onepass import _C
 from onepass.rules import RULES
 from tests.cases import CASES, Case
 from tests.oracle import all_states_on, assert_steps_right, give_states
-from tests.support import assert_same, each_case, params_of, randn, snapshot, visible
+from tests.support import assert_same, each_case, each_kind, params_of, randn, snapshot, visible
 from tests.unchanged import Findings
 
 DTYPES = (torch.float32, torch.bfloat16, torch.complex64)
@@ -42,7 +42,7 @@ def steps_right(
         assert old.shape == new.shape
 
 
-@each_case
+@each_kind
 @pytest.mark.sanitize
 def test_c14_every_mixture_of_empty_and_full_tensors(case: Case) -> None:
     findings = Findings()
@@ -58,7 +58,7 @@ def test_c14_every_mixture_of_empty_and_full_tensors(case: Case) -> None:
     findings.report(at_least=3 * (2**7 - 2))
 
 
-@each_case
+@each_kind
 @pytest.mark.sanitize
 def test_c14_every_order_of_unequal_sizes(case: Case) -> None:
     findings = Findings()
@@ -68,7 +68,7 @@ def test_c14_every_order_of_unequal_sizes(case: Case) -> None:
     findings.report(at_least=120)
 
 
-@each_case
+@each_kind
 @pytest.mark.sanitize
 def test_c14_prime_sizes_and_none_and_one(case: Case) -> None:
     primes = [n for n in range(2, 270) if all(n % k for k in range(2, n))]
@@ -83,7 +83,7 @@ def test_c14_prime_sizes_and_none_and_one(case: Case) -> None:
     findings.report(at_least=200)
 
 
-@each_case
+@each_kind
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_c14_sizes_around_the_thresholds_of_the_sweep(case: Case, threads: int) -> None:
     torch.set_num_threads(threads)
@@ -101,7 +101,7 @@ def test_c14_sizes_around_the_thresholds_of_the_sweep(case: Case, threads: int) 
     findings.report(at_least=15)
 
 
-@each_case
+@each_kind
 @pytest.mark.sanitize
 def test_c14_a_thousand_empty_tensors(case: Case) -> None:
     steps_right(case, [(5,), *[(0,)] * 1000])

@@ -14,7 +14,7 @@ from onepass.rules import RULES
 from tests import rounded
 from tests.cases import Case
 from tests.layouts import WRITABLE, place, same_bits
-from tests.support import each_case, each_torch_case, numbers_of
+from tests.support import each_case, each_kind, each_torch_case, numbers_of
 
 each_adam = pytest.mark.parametrize("adam", [onepass.Adam, onepass.AdamW])
 # States that are never under zero, and those that are one number for a parameter.
@@ -139,7 +139,7 @@ def test_c15_special_values_of_the_extras_match_the_formula(case, dtype):
                 assert right.all(), f"{options}: {name}: {(~right).sum()} values are off"
 
 
-@each_case
+@each_kind
 @pytest.mark.parametrize("dtype", REAL, ids=str)
 def test_c15_special_values_do_not_depend_on_the_layout(case, dtype):
     for options in case.settings[:3]:

@@ -28,7 +28,7 @@ from tests.support import each_torch_case_with_late_states, numbers_of, params_o
 
 pytestmark = pytest.mark.thorough
 
-SEQUENCES, ACTIONS = 200, 30
+SEQUENCES, ACTIONS = 60, 30
 DTYPES = (torch.float64, torch.float32, torch.complex128)
 SHAPES = ((3, 4), (), (5,), (0,))
 seeds = st.integers(0, 2**16)
