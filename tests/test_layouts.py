@@ -18,7 +18,7 @@ from tests.oracle import all_states_on, state_names
 from tests.support import each_case, each_kind, each_torch_case
 
 SHAPES = ((), (1,), (0,), (37,), (5, 7), (6, 1, 5), (2, 3, 4, 5), (1, 3, 1, 4), (2, 1, 2, 1, 2, 2))
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64)
+DTYPES = (torch.float32, torch.float16, torch.complex64)  # in place, through tiles, in pairs
 PER_ALGORITHM = 750  # C2 asks for 1500; each of the first two algorithms has its half
 
 
@@ -134,7 +134,7 @@ def test_c2_any_layout_of_any_operand_gives_the_contiguous_bits(case, dtype):
     assert count >= PER_ALGORITHM
 
 
-@each_case
+@each_kind
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_c2_in_tensors_that_threads_share_and_whose_rows_are_longer_than_a_tile(case, dtype):
     options, _ = settings_of(case)

@@ -27,8 +27,6 @@ MADE_HERE = shutil.ignore_patterns(
     ".git", ".venv", "build", "dist", "*.egg-info", "*.so", "__pycache__",
     "_build_info.py", ".*_cache", ".hypothesis",
 )  # fmt: skip
-# Torch starts CUDA's runtime and profiler when it is loaded: these two must be real.
-REAL = ("nvidia-cuda-runtime", "nvidia-cuda-cupti")
 FLAGS = "import sys, os; sys.setdlopenflags(os.RTLD_LAZY)\n"  # functions of stand-ins are missing
 TORCHS = (
     "from importlib import metadata; print(*(r for r in metadata.requires('torch') "
@@ -42,17 +40,26 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Version:
-    """A version of torch, the Python that it is tested with, and the CUDA of its wheel on PyPI."""
+    """A version of torch, the Python that it is tested with, and what must be real of its CUDA.
+
+    Torch starts the runtime and the profiler when it is loaded, and reads variables of nvshmem.
+    """
 
     torch: str
     python: str
-    cuda: str
+    real: tuple[str, ...]
 
 
 VERSIONS = (
-    Version("2.9.1", "3.11", "-cu12==12.8.*"),
-    Version("2.11.0", "3.12", "==13.0.*"),
-    Version("2.15.0", "3.13", "==13.2.*"),
+    Version(
+        "2.9.1", "3.11", ("nvidia-cuda-runtime-cu12==12.8.*", "nvidia-cuda-cupti-cu12==12.8.*")
+    ),
+    Version("2.11.0", "3.12", ("nvidia-cuda-runtime==13.0.*", "nvidia-cuda-cupti==13.0.*")),
+    Version(
+        "2.15.0",
+        "3.13",
+        ("nvidia-cuda-runtime==13.2.*", "nvidia-cuda-cupti==13.2.*", "nvidia-nvshmem-cu13==3.7.*"),
+    ),
 )
 
 
@@ -136,7 +143,7 @@ class Environment:
             run(find_python(self.version.python), "-m", "venv", self.folder / "venv")
         print(f"installing torch {self.version.torch} in {self.folder}", flush=True)
         self.pip("--no-deps", f"torch=={self.version.torch}")
-        self.pip("--no-deps", *(name + self.version.cuda for name in REAL))
+        self.pip("--no-deps", *self.version.real)
         self.pip(*needed, *run(self.python, "-c", TORCHS).splitlines())
         self.stand_in()
         stamp.write_text(wanted)

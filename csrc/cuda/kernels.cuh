@@ -14,9 +14,9 @@
 
 namespace onepass::cuda {
 
-// Thread blocks of the sweep that a multiprocessor must have room for. Asked for nothing, the
-// compiler aims at more and keeps some numbers in memory, which costs more than blocks that have to
-// wait; so it does where more is asked for than this.
+// Thread blocks of the sweep that a multiprocessor must have room for. Without a minimum number of
+// blocks nvcc targets a higher occupancy and spills registers, which costs more than waiting
+// blocks; with a larger minimum it spills too.
 template <int kStates, class Real>
 inline constexpr int kResident =
     sizeof(Real) == 4 ? (kStates <= 2 ? 5 : 4) : (kStates <= 3 ? 4 : 3);
