@@ -169,6 +169,9 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init<const std::string&>(), py::arg("algorithm"))
       .def("step", &PythonStep::step, py::arg("groups"), py::arg("state"), py::arg("new_state"),
            py::arg("grad_scale"), py::arg("found_inf"))
+      .def("step_one", &PythonStep::step_one, py::arg("groups"), py::arg("state"), py::arg("param"),
+           py::arg("new_state"))
+      .def("place_of", &PythonStep::place_of, py::arg("groups"), py::arg("state"), py::arg("param"))
       .def_property_readonly("steps_taken", &PythonStep::steps_taken)
       .def_static("skips", &PythonStep::skips, py::arg("found_inf"))
       .def("rehearse", &PythonStep::rehearse, py::arg("groups"), py::arg("state"),

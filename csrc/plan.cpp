@@ -75,6 +75,18 @@ void Plan::find_shared_memory() {
   writes_changed_ = grads_changed_ = false;
 }
 
+bool Plan::shares_memory(const Plan& other) const {
+  const auto is_hit = [](const Origin& a, const Origin& b) {
+    for (std::size_t i = 0; i < a.spans.size(); ++i)
+      for (std::size_t k = 0; k < b.spans.size(); ++k)
+        if ((i != 1 || k != 1) && a.spans[i].overlaps(b.spans[k])) return true;
+    return false;
+  };
+  return std::ranges::any_of(origins_, [&](const Origin& a) {
+    return std::ranges::any_of(other.origins_, [&](const Origin& b) { return is_hit(a, b); });
+  });
+}
+
 // Whether a gradient lies in memory that this step writes. The gap between two written spans where
 // it lay in the step before is nearly always where it lies again, which spares the search.
 bool Plan::gradient_shares_memory(std::size_t k) {

@@ -113,6 +113,8 @@ class Plan {
   // Whether the step is so large that other threads may run during sweep(). Then stage() holds all
   // memory until clear(), whatever they let go of.
   bool lets_others_run() const { return elements() > kReleaseThreshold; }
+  // Whether one of two validated steps writes what the other reads or writes.
+  bool shares_memory(const Plan& other) const;
   // Whether some parameter with a gradient is on the CPU.
   bool steps_on_cpu() const;
 

@@ -24,6 +24,15 @@ bool is_true(PyObject* object) {
   return truth == 1;
 }
 
+PyObject* params_of(PyObject* group, int index) {
+  static PyObject* const params_key = interned("params");
+  TORCH_CHECK_TYPE(PyDict_Check(group), "parameter group ", index, " must be a dict");
+  PyObject* const params = InOrder(group).find(params_key);
+  TORCH_CHECK_TYPE(params != nullptr && PyList_Check(params), "'params' of parameter group ", index,
+                   " must be a list");
+  return params;
+}
+
 namespace {
 
 // Reads float tensors of the CPU without an ATen call.
@@ -134,6 +143,7 @@ PyObject* StateLookup::find(PyObject* param) {
 }
 
 std::string ParameterNames::parameter(int group, int index) const {
+  group += first_;
   std::string position =
       "parameter " + std::to_string(index) + " of group " + std::to_string(group);
   const auto dict = py::reinterpret_borrow<py::dict>(PyList_GET_ITEM(groups_, group));

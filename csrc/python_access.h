@@ -21,6 +21,9 @@ PyObject* get(PyObject* dict, PyObject* key);
 
 bool is_true(PyObject* object);
 
+// The list of a group's parameters; raises where there is none.
+PyObject* params_of(PyObject* group, int index);
+
 // A number for what a dict holds now: no other dict and no other contents have or had it (PEP 509).
 // 0 where Python keeps no such number: for the attributes of an object, which on 3.13 change
 // without it, and from 3.14 on for all. So it is in one build for tests too.
@@ -108,11 +111,13 @@ class StateLookup {
 // "'layer.weight' (parameter 3 of group 0)"
 class ParameterNames final : public Names {
  public:
-  explicit ParameterNames(PyObject* groups) : groups_(groups) {}
+  // Groups are counted from `first` on.
+  explicit ParameterNames(PyObject* groups, int first = 0) : groups_(groups), first_(first) {}
   std::string parameter(int group, int index) const override;
 
  private:
   PyObject* groups_;
+  int first_;
 };
 
 // Adds entries to dicts, and takes them out again unless they are kept.

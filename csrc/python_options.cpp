@@ -210,24 +210,41 @@ bool GroupReader::is_unchanged(PyObject* group, std::size_t index) {
   return true;
 }
 
+// Reads a group, unless the one that was read there before is the same to a step.
+inline void GroupReader::read_into(std::size_t place, PyObject* groups, int index) {
+  const auto group = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(groups, index));
+  if (is_unchanged(group.ptr(), place)) return;
+  Known known = std::exchange(known_[place], {});
+  groups_[place] = {.algorithm = &algorithm_};
+  groups_[place] = read_group(group.ptr(), index, known);
+  known_[place] = std::move(known);
+}
+
 std::span<const Group> GroupReader::read(PyObject* groups, int first) {
-  std::size_t count = 0;
-  for (; static_cast<Py_ssize_t>(count) < PyList_GET_SIZE(groups); ++count) {
-    if (count == groups_.size()) {
+  int count = 0;
+  offset_ = 0;
+  for (; count < PyList_GET_SIZE(groups); ++count) {
+    if (static_cast<std::size_t>(count) == groups_.size()) {
       groups_.emplace_back();
       known_.emplace_back();
     }
-    const auto group = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(groups, count));
-    const bool left_out = count < static_cast<std::size_t>(first);
-    if (!left_out && is_unchanged(group.ptr(), count)) continue;
-    Known known = std::exchange(known_[count], {});
-    groups_[count] = {.algorithm = &algorithm_};
-    if (left_out) continue;
-    groups_[count] = read_group(group.ptr(), static_cast<int>(count), known);
-    known_[count] = std::move(known);
+    if (count < first) {
+      known_[count] = {};
+      groups_[count] = {.algorithm = &algorithm_};
+    } else {
+      read_into(count, groups, count);
+    }
   }
   groups_.resize(count);
   known_.resize(count);
+  return groups_;
+}
+
+std::span<const Group> GroupReader::read_one(PyObject* groups, int index) {
+  groups_.resize(1);
+  known_.resize(1);
+  offset_ = index;
+  read_into(0, groups, index);
   return groups_;
 }
 
@@ -255,11 +272,10 @@ void GroupReader::raise_reference_rates(PyObject* groups) {
     const double lr = group.hypers[lr_];
     if (group.hypers[decouple_lr_] == 0.0 || lr <= group.hypers[reference_lr_]) continue;
     if (!knows_on_host(group, lr_) || !knows_on_host(group, reference_lr_)) continue;
-    PyObject* const dict = PyList_GET_ITEM(groups, k);
+    PyObject* const dict = PyList_GET_ITEM(groups, offset_ + static_cast<Py_ssize_t>(k));
     PyObject* const key = keys_[slots_[reference_lr_].key];
-    const py::float_ rate(lr);
     replaced_.push_back(py::reinterpret_borrow<py::object>(get(dict, key)));
-    if (PyDict_SetItem(dict, key, rate.ptr()) != 0) throw py::error_already_set();
+    if (PyDict_SetItem(dict, key, py::float_(lr).ptr()) != 0) throw py::error_already_set();
   }
 }
 

@@ -16,6 +16,9 @@ class GroupReader {
   // next call. Code of Python's may run meanwhile.
   std::span<const Group> read(PyObject* groups, int first);
 
+  // The same for one group alone.
+  std::span<const Group> read_one(PyObject* groups, int index);
+
   // Checks the arguments of a constructor, which its groups start from: the types of those that
   // are there, and with `ranges` what they may be. No schedule has computed them: here nothing
   // below 0 counts as 0.
@@ -41,6 +44,7 @@ class GroupReader {
     bool is_constant = false;        // none of the values can change
   };
 
+  [[gnu::always_inline]] inline void read_into(std::size_t place, PyObject* groups, int index);
   Group read_group(PyObject* group, int index, Known& known);
   bool is_unchanged(PyObject* group, std::size_t index);
   void look(PyObject* group);
@@ -63,6 +67,7 @@ class GroupReader {
   std::vector<Py_ssize_t> positions_;
   std::vector<Group> groups_;  // as read last
   std::vector<Known> known_;   // by group
+  int offset_ = 0;             // which group the first of these is
   std::vector<py::object> replaced_;
 };
 

@@ -17,12 +17,13 @@ void StateReader::begin(PyObject* state) {
   version_ = version;
   next_ = 0;
   lookup_ = StateLookup(state);
+  own_.reset();
 }
 
 bool StateReader::look_up(PyObject* param, const Group& group, const Subject& subject,
                           StatePlace& place) {
   place = {};
-  PyObject* const state = lookup_.find(param);
+  PyObject* const state = own_ ? *own_ : lookup_.find(param);
   if (state == nullptr || lacks(state, group)) return false;
   TORCH_CHECK_TYPE(PyDict_Check(state), "the state of ", subject.parameter(), " must be a dict");
   const std::uint64_t version = version_of(state);
@@ -68,13 +69,14 @@ void StateReader::add_logs(const std::deque<NewDecayLog>& logs, PyObject* groups
                            NewEntries& entries) const {
   // The states are all found before the first object is made: that may run code of Python's, which
   // changes what was planned.
-  static PyObject* const params_key = interned("params");
   std::vector<py::object> owners;
   StateLookup lookup(state);
   for (const NewDecayLog& log : logs) {
-    PyObject* const params = get(PyList_GET_ITEM(groups, log.group), params_key);
-    owners.push_back(
-        py::reinterpret_borrow<py::object>(lookup.find(PyList_GET_ITEM(params, log.index))));
+    const auto find = [&] {
+      PyObject* const params = params_of(PyList_GET_ITEM(groups, log.group), log.group);
+      return lookup.find(PyList_GET_ITEM(params, log.index));
+    };
+    owners.push_back(py::reinterpret_borrow<py::object>(own_ ? *own_ : find()));
   }
   const auto key = [](PyObject* name) { return py::reinterpret_borrow<py::object>(name); };
   for (std::size_t k = 0; k < logs.size(); ++k) {

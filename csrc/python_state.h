@@ -3,6 +3,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "plan.h"
@@ -43,6 +44,8 @@ class StateReader {
   // Starts a walk over the parameters in the order of the groups, in which no code of Python's
   // runs.
   void begin(PyObject* state);
+  // Starts with one parameter alone, whose state is known, or null where it has none.
+  void begin_one(PyObject* own) { own_ = own; }
   // The place of the next parameter, good until that of the one after it is asked for.
   StatePlace& next() {
     if (next_ == places_.size()) places_.emplace_back();
@@ -73,6 +76,7 @@ class StateReader {
   std::vector<PyObject*> state_keys_, number_keys_;
   PyObject *decay_log_key_, *row_decay_log_key_;
   StateLookup lookup_{nullptr};
+  std::optional<PyObject*> own_;  // of the only parameter that is asked for, if it is one
   std::vector<StatePlace> places_;
   std::size_t next_ = 0;
   std::uint64_t version_ = 0;  // of the optimizer's state, when places_ were found

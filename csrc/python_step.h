@@ -1,21 +1,16 @@
 // A step as Python asks for it: reads param_groups and state of a torch.optim.Optimizer natively.
 #pragma once
 
+#include <memory>
 #include <string>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
-#include "plan.h"
-#include "python_access.h"
-#include "python_options.h"
-#include "python_state.h"
-#include "tensor/dtensor.h"
+#include "python_call.h"
 
 namespace onepass {
 
-// One per optimizer. Keeps no tensor of the optimizer between calls, but addresses that it
-// compares, or uses only while Python vouches for them, so that it can never be stale.
+// One per optimizer.
 class PythonStep {
  public:
   explicit PythonStep(const std::string& algorithm_name);
@@ -26,7 +21,16 @@ class PythonStep {
   bool step(const py::list& groups, const py::dict& state, const py::function& new_state,
             const py::object& grad_scale, const py::object& found_inf);
 
-  // How many steps were taken; one that was refused or skipped does not count.
+  // Steps one parameter as step() would, in a time that does not depend on how many there are.
+  // Other threads may step other parameters meanwhile.
+  bool step_one(const py::list& groups, const py::dict& state, const py::object& param,
+                const py::function& new_state);
+
+  // The group and the index of a parameter.
+  std::pair<int, int> place_of(const py::list& groups, const py::dict& state,
+                               const py::object& param);
+
+  // How many steps were taken by step(); one that was refused or skipped does not count.
   std::int64_t steps_taken() const { return steps_taken_; }
 
   // Whether a step is skipped because the gradient scaler found an overflow.
@@ -42,43 +46,18 @@ class PythonStep {
   void check_arguments(const py::dict& arguments, bool ranges);
 
  private:
-  enum class Look { kAtGradients, kAtStates };
   class Session;
-
-  bool read_scaler(const py::object& grad_scale, const py::object& found_inf);
-  bool read_scaler_on_cpu();
-  const at::Tensor* count_of(const at::Tensor& state, bool is_new);
-  bool prepare(PyObject* groups, const py::dict& state, const py::function& new_state,
-               NewEntries& made);
-  void plan_anew(PyObject* groups, PyObject* state);
-  bool gather(PyObject* groups, PyObject* state, Look look);
-  inline void note_first_step(PyObject* param, Tensors& tensors);
-  bool gather_group(PyObject* groups, int index, Look look);
-  bool localize(const at::Tensor*& param, const at::Tensor*& grad, PyObject*& spec);
-  bool localize_state(Tensors& tensors, PyObject* spec, int state_count);
+  class OneSession;
 
   const Algorithm& algorithm_;
-  GroupReader reader_;
-  StateReader states_;
+  // The GIL guards these: who is in the middle of a call that is about all parameters, and of one
+  // about a single one.
   bool busy_ = false;
+  std::vector<std::pair<PyObject*, std::unique_ptr<Call>>> stepping_;
+  std::vector<std::unique_ptr<Call>> idle_;
   std::int64_t steps_taken_ = 0;
-  Scaler scaler_;
-  int first_group_ = 0;
-  std::span<const Group> groups_;
-  std::vector<std::pair<py::object, py::object>> stateless_;  // (parameter, its group)
-  std::vector<py::object> new_;  // the parameters whose state was made for this step, in order
-  std::size_t next_new_ = 0;     // which of them may come next
-  // Of an algorithm that counts no steps, the counts of states that were new in a step that a
-  // device may have skipped: only there it is known which step is the first. By the state's
-  // address.
-  struct Count {
-    c10::weak_intrusive_ptr<c10::TensorImpl> state;
-    at::Tensor steps;
-  };
-  std::unordered_map<const c10::TensorImpl*, Count> counts_;
-  DTensorReader dtensors_;
-  std::vector<c10::TensorImpl*> wrappers_;  // the DTensors among the parameters
-  Plan plan_;
+  Shared shared_;
+  Call call_;
 };
 
 }  // namespace onepass

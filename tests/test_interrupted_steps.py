@@ -15,6 +15,7 @@ from tests.cases import CASES, Case
 from tests.rows import sparse
 from tests.support import (
     each_case,
+    each_kind,
     make_params,
     params_of,
     randn,
@@ -86,6 +87,29 @@ def takes_rows(case: Case) -> bool:
     return with_rows(case, 1) is not None
 
 
+def assert_whole(
+    make: Callable[[], Any], take: Callable[[Any], None], see: Callable[[Any], dict[str, Any]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Interrupts a step at every call; returns what is seen before it and after it."""
+    stepped = make()
+    before = see(stepped)
+    take(stepped)
+    after = see(stepped)
+    assert before != after
+    for number in range(1, 5000):
+        optimizer = make()
+        try:
+            with InterruptAt(number):
+                take(optimizer)
+        except Interrupt:
+            assert see(optimizer) in (before, after), f"half a step, at call {number}"
+        else:
+            break
+    assert number > 3, "no call was interrupted"
+    assert see(optimizer) == after
+    return before, after
+
+
 @pytest.mark.thorough
 @each_case
 @pytest.mark.parametrize("steps", [0, 2], ids=["first step", "later"])
@@ -97,22 +121,17 @@ def test_an_exception_at_any_call_leaves_a_step_whole_or_not_taken(
         with pytest.raises(RuntimeError, match="sparse"):
             with_rows(case, 0).step()
         return
-    stepped = start(case, steps)
-    before = snapshot(stepped)
-    stepped.step()
-    after = snapshot(stepped)
-    assert before != after
-    for number in range(1, 1000):
-        optimizer = start(case, steps)
-        try:
-            with InterruptAt(number):
-                optimizer.step()
-        except Interrupt:
-            assert snapshot(optimizer) in (before, after), f"half a step, at call {number}"
-        else:
-            break
-    assert number > 3, "no call was interrupted"
-    assert snapshot(optimizer) == after
+    assert_whole(lambda: start(case, steps), lambda o: o.step(), snapshot)
+
+
+@each_kind
+@pytest.mark.parametrize("steps", [0, 2], ids=["first step", "later"])
+@pytest.mark.parametrize("start", [dense, with_rows])
+def test_an_exception_at_any_call_leaves_one_parameter_whole_or_not_stepped(
+    case: Case, start: Callable[[Case, int], Any], steps: int
+) -> None:
+    if start is dense or takes_rows(case):
+        assert_whole(lambda: start(case, steps), lambda o: o.step_one(params_of(o)[0]), snapshot)
 
 
 def spread(case: Case, mesh: Any, steps: int) -> Any:
@@ -149,24 +168,9 @@ def seen(optimizer: Any) -> dict[str, Any]:
 def test_an_exception_at_any_call_leaves_dtensors_whole_or_not_stepped(
     case: Case, mesh: Any, steps: int
 ) -> None:
-    stepped = spread(case, mesh, steps)
-    before = seen(stepped)
-    stepped.step()
-    after = seen(stepped)
-    assert before != after
+    before, after = assert_whole(lambda: spread(case, mesh, steps), lambda o: o.step(), seen)
     if steps:  # the first step of some moves no weight yet
         assert all(after[f"param {k}"] != before[f"param {k}"] for k in range(2))
-    for number in range(1, 5000):
-        optimizer = spread(case, mesh, steps)
-        try:
-            with InterruptAt(number):
-                optimizer.step()
-        except Interrupt:
-            assert seen(optimizer) in (before, after), f"half a step, at call {number}"
-        else:
-            break
-    assert number > 3, "no call was interrupted"
-    assert seen(optimizer) == after
 
 
 # ---- other threads: in a process of its own, which may crash

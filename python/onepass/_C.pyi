@@ -17,6 +17,16 @@ class Step:
         grad_scale: Tensor | None,
         found_inf: Tensor | None,
     ) -> bool: ...
+    def step_one(
+        self,
+        groups: list[dict[str, Any]],
+        state: dict[Any, Any],
+        param: Tensor,
+        new_state: Callable[[Tensor, dict[str, Any]], dict[str, Tensor]],
+    ) -> bool: ...
+    def place_of(
+        self, groups: list[dict[str, Any]], state: dict[Any, Any], param: Tensor
+    ) -> tuple[int, int]: ...
     @property
     def steps_taken(self) -> int: ...
     @staticmethod

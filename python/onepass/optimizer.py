@@ -18,6 +18,7 @@ from .loading import place_numbers, split_states, unwrap_states, wrap_states
 from .options import check_options, fill, has_torchs, split, start_reference_rate, tidy
 from .rules import RULES, State
 from .shards import refuse_shards
+from .single import check_single, unknown_class
 from .state import bytes_of, count_device, number_device, state_dtype
 from .watched import watched
 
@@ -69,6 +70,40 @@ class OnePass(Optimizer):
         ):
             step_locally(self)
         return loss
+
+    def step_one(self, param: Tensor) -> None:
+        """Steps one parameter by itself, as step() would have; for hooks that step in backward.
+
+        What it takes does not depend on how many parameters there are. Threads may step different
+        parameters at the same time, as those of autograd do. Step hooks do not run.
+
+        Args:
+            param: one of the optimizer's parameters, with its whole gradient.
+
+        Raises:
+            ValueError: the tensor is none of the parameters, or is listed twice, or a
+                hyper-parameter is out of range; nothing has changed.
+            RuntimeError: it has no gradient or cannot be stepped, another thread is stepping it or
+                all, or only step() can be right: under a gradient scaler, ``differentiable=True``,
+                torch.compile, a dispatch mode, in a CUDA graph; nothing has changed.
+            TypeError: it is a tensor subclass or a DTensor that only step() takes.
+
+        Example:
+            >>> import torch, onepass
+            >>> model = torch.nn.Linear(4, 2)
+            >>> opt = onepass.AdamW(model.parameters(), lr=0.1)
+            >>> def step(param):
+            ...     opt.step_one(param)
+            ...     param.grad = None  # its memory is free before the next gradient is made
+            >>> hooks = [p.register_post_accumulate_grad_hook(step) for p in model.parameters()]
+            >>> before = model.weight.detach().clone()
+            >>> model(torch.ones(4)).sum().backward()
+            >>> torch.allclose(model.weight, before * (1 - 0.1 * 0.01) - 0.1)
+            True
+        """
+        check_single(self, param)
+        if not self._natively(self._native().step_one, self.state, param, self._first_state):
+            raise unknown_class(self, param)
 
     def catch_up(self) -> None:
         """Lets decoupled decay catch up in rows that had no gradient; call it before evaluation.

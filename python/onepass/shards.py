@@ -34,11 +34,32 @@ def refuse_shards(optimizer: OnePass) -> None:
         for k, param in enumerate(group["params"]):
             held = None if param.grad is None else _what_is_held(param, whole)
             if held is not None:
-                raise TypeError(
-                    f"{type(optimizer).__name__} sums over whole parameters, but of "
-                    f"{parameter_name(group, i, k)} each process holds {held}; replicate it or "
-                    "take another class"
-                )
+                raise _refusal(optimizer, (i, k), held)
+
+
+def refuse_shard(optimizer: OnePass, param: Tensor) -> None:
+    """Refuses the same for one parameter; only of a part the groups are looked at."""
+    if not dist.is_available() or not dist.is_initialized():
+        return
+    if not RULES[optimizer.rule].sums and "cautious" not in optimizer.defaults:
+        return
+    if _what_is_held(param, set()) is None:
+        return
+    i, k = optimizer._natively(optimizer._native().place_of, {}, param)
+    if not RULES[optimizer.rule].sums and not optimizer.param_groups[i].get("cautious"):
+        return
+    held = _what_is_held(param, _whole_storages(optimizer))
+    if held is not None:
+        raise _refusal(optimizer, (i, k), held)
+
+
+def _refusal(optimizer: OnePass, place: tuple[int, int], held: str) -> TypeError:
+    i, k = place
+    return TypeError(
+        f"{type(optimizer).__name__} sums over whole parameters, but of "
+        f"{parameter_name(optimizer.param_groups[i], i, k)} each process holds {held}; replicate "
+        "it or take another class"
+    )
 
 
 def _what_is_held(param: Any, whole: set[int]) -> str | None:
