@@ -161,7 +161,8 @@ Group GroupReader::read_group(PyObject* group, int index, Known& known) {
   for (std::size_t k = 0; k < slots_.size(); ++k) {
     const Slot& slot = slots_[k];
     if (read_plain(values_[slot.key], slot.hyper, read.hypers[k])) continue;
-    PyObject* const value = find(group, slot.key);
+    PyObject* const value =
+        known.is_constant ? known.values[slot.key].ptr() : find(group, slot.key);
     if (value == nullptr && slot.hyper.optional) continue;
     const py::object item = option_of(value, slot.hyper, index);
     const bool on_device = is_on_device(item);

@@ -65,6 +65,11 @@ def in_order(params: ParamsT) -> ParamsT:
     return list(params)
 
 
+def is_exporting() -> bool:
+    """Returns whether torch.export is tracing; `torch.compiler` says so of torch.compile until 2.12."""
+    return torch.compiler._is_exporting_flag
+
+
 def number_dtype(is_fused: bool | None) -> torch.dtype:
     """Returns the dtype in which torch counts steps (all versions)."""
     dtype: torch.dtype = _module._get_scalar_dtype(is_fused=is_fused)  # type: ignore[no-untyped-call,unused-ignore]

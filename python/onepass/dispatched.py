@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ._native import C
-from ._torch import divide_, is_memory, spec_of
+from ._torch import divide_, is_exporting, is_memory, spec_of
 from .local_step import LocalStep
 from .options import raise_reference_rate
 from .parts import is_dtensor, parts_of, wrapper_in
@@ -90,7 +90,7 @@ def _filled_lists(optimizer: OnePass, local: LocalStep) -> list[tuple[dict[str, 
 
 
 def _step_compiled(optimizer: OnePass) -> None:
-    if torch.compiler.is_exporting():
+    if is_exporting():
         raise RuntimeError(
             f"a step of {type(optimizer).__name__} cannot be exported: a program of torch.export "
             "keeps no optimizer's state; export the model alone, or torch.compile the step"
