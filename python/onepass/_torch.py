@@ -66,7 +66,7 @@ def in_order(params: ParamsT) -> ParamsT:
 
 
 def is_exporting() -> bool:
-    """Returns whether torch.export is tracing: torch's own function says so of compiling to 2.12."""
+    """Returns whether torch.export is tracing; up to 2.12 torch's own says so of any tracing."""
     return torch.compiler._is_exporting_flag
 
 
