@@ -92,7 +92,7 @@ bool Call::settle_scaler(const Containers& containers) {
   const bool waits = scaler_.found_inf.defined() || scaler_.device_grad_scale.defined();
   if (!waits || !plan_.steps_on_cpu()) return true;
   if (!read_scaler_on_cpu()) return false;
-  plan_anew(containers);
+  check_unchanged(plan_anew(containers));
   return true;
 }
 
@@ -102,7 +102,7 @@ bool Call::settle_scaler(const Containers& containers) {
 bool Call::prepare(const Containers& containers, const py::function& new_state, NewEntries& made) {
   new_.clear();
   read_options(containers);
-  if (!gather(containers, Look::kAtGradients)) return false;
+  if (!gather_again(containers)) return false;
   if (stateless_.empty()) {
     plan_.validate(ParameterNames(containers.groups, offset_));
   } else {
@@ -110,20 +110,32 @@ bool Call::prepare(const Containers& containers, const py::function& new_state, 
       made.insert(containers.state, param, new_state(param, group));
       new_.push_back(param);
     }
-    plan_anew(containers);
+    if (!plan_anew(containers)) return false;
   }
   if (!plan_.new_decay_logs().empty()) {
     states_.add_logs(plan_.new_decay_logs(), containers.groups, containers.state.ptr(), made);
-    plan_anew(containers);
+    check_unchanged(plan_anew(containers));
     check_unchanged(plan_.new_decay_logs().empty());
   }
   return true;
 }
 
-// Gathers and validates all that the step needs, which must be there.
-void Call::plan_anew(const Containers& containers) {
-  check_unchanged(gather(containers, Look::kAtGradients) && stateless_.empty());
+// Gathers until no two meshes are left to compare.
+bool Call::gather_again(const Containers& containers) {
+  bool is_done = false;
+  do {
+    is_done = gather(containers, Look::kAtGradients);
+  } while (!is_done && dtensors_.compare_meshes());
+  return is_done;
+}
+
+// Gathers and validates all that the step needs, which must be there. Returns false where Python
+// has to look.
+bool Call::plan_anew(const Containers& containers) {
+  if (!gather_again(containers)) return false;
+  check_unchanged(stateless_.empty());
   plan_.validate(ParameterNames(containers.groups, offset_));
+  return true;
 }
 
 void Call::read_options(const Containers& containers) {

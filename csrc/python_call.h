@@ -85,8 +85,9 @@ class Call {
 
   bool read_scaler_on_cpu();
   void read_options(const Containers& containers);
-  void plan_anew(const Containers& containers);
+  bool plan_anew(const Containers& containers);
   bool gather(const Containers& containers, Look look);
+  bool gather_again(const Containers& containers);
   bool gather_one(const Containers& containers);
   bool gather_group(PyObject* groups, int index, Look look);
   [[gnu::always_inline]] inline bool gather_item(const Item& item, const at::Tensor& grad,

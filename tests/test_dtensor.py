@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.experimental import implicit_replication
@@ -116,6 +117,29 @@ def test_dtensors_that_come_to_be_placed_otherwise_are_stepped_by_what_they_hold
         for a, b in zip(params, plain, strict=True):
             assert raw(a.to_local()) == raw(b), placement
             assert a._version > 0
+
+
+def test_meshes_that_are_equal_are_one(mesh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's operators answer with the first of them: new states may stand on another object."""
+    other = init_device_mesh("cpu", (1,))
+    assert other == mesh and other is not mesh
+    on = {"grad": mesh, "exp_avg": mesh, "exp_avg_sq": mesh}
+    for key in ("none", *on):
+        param = distributed(torch.ones(4, 3), other, Shard(0))
+        optimizer = onepass.AdamW([param], lr=0.1)
+        new_state = optimizer._new_state
+
+        def moved_state(*arguments: Any, key: str = key, new_state: Any = new_state) -> Any:
+            state = new_state(*arguments)
+            if key in state:
+                state[key] = distribute_tensor(torch.zeros(4, 3), mesh, [Shard(0)])
+            return state
+
+        monkeypatch.setattr(optimizer, "_new_state", moved_state)
+        for _ in range(2):
+            param.grad = distribute_tensor(torch.ones(4, 3), on.get(key, other), [Shard(0)])
+            optimizer.step()
+        assert bool((param.to_local() < 0.9).all()), key
 
 
 PARTS = """

@@ -2,9 +2,11 @@
 
 #include <structmember.h>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "operand.h"
 #include "prefetch.h"
@@ -79,8 +81,6 @@ std::int64_t sharded_dim(PyObject* placement, const Classes& known) {
 }
 
 bool same_placements(PyObject* a, PyObject* b, const Classes& known) {
-  const py::object mesh_a = attribute(a, "mesh"), mesh_b = attribute(b, "mesh");
-  if (!mesh_a || mesh_a.ptr() != mesh_b.ptr()) return false;
   const py::object all_a = attribute(a, "placements"), all_b = attribute(b, "placements");
   if (!all_a || !all_b || !PyTuple_CheckExact(all_a.ptr()) || !PyTuple_CheckExact(all_b.ptr()) ||
       PyTuple_GET_SIZE(all_a.ptr()) != PyTuple_GET_SIZE(all_b.ptr()))
@@ -121,11 +121,34 @@ LocalTensor DTensorReader::local_of(const at::Tensor& tensor) {
   return {&held, spec};
 }
 
+// Torch's operators may answer with a mesh that is equal to that of their arguments.
+bool DTensorReader::same_mesh(const py::object& a, const py::object& b) {
+  const auto is_pair = [&](const Pair& pair) { return pair.is(a, b); };
+  if (!a || !b || a.is(b) || std::ranges::any_of(equal_, is_pair)) return a && b;
+  unknown_ = {a, b};
+  return false;
+}
+
+bool DTensorReader::compare_meshes() {
+  const Pair pair = std::exchange(unknown_, {});
+  if (!pair.a || !pair.a.equal(pair.b)) return false;
+  equal_.push_back(pair);
+  return true;
+}
+
+void DTensorReader::end() {
+  constexpr std::size_t kMost = 64;  // of meshes that come and go
+  if (equal_.size() > kMost) equal_.clear();
+  replaced_.clear();
+}
+
 bool DTensorReader::are_alike(PyObject* a, PyObject* b) {
   const std::size_t k = next_pair_++;
   if (k < alike_.size() && alike_[k].a.ptr() == a && alike_[k].b.ptr() == b) return true;
   const Classes* const known = classes();
-  if (known == nullptr || !same_placements(a, b, *known)) return false;
+  if (known == nullptr || !same_placements(a, b, *known) ||
+      !same_mesh(attribute(a, "mesh"), attribute(b, "mesh")))
+    return false;
   if (k >= alike_.size()) alike_.resize(k + 1);
   replaced_.push_back(std::move(alike_[k]));
   alike_[k] = {py::reinterpret_borrow<py::object>(a), py::reinterpret_borrow<py::object>(b)};

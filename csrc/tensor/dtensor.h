@@ -32,15 +32,21 @@ class DTensorReader {
   // Whether tensors of two specs are placed alike, by nothing but Shard and Replicate. Where only
   // Python code could tell, the answer is no.
   bool are_alike(PyObject* a, PyObject* b);
+  // Compares the meshes that made the last walk answer no, which runs Python code. Returns whether
+  // they are equal, so that another walk comes further.
+  bool compare_meshes();
   // Ends a walk: lets go of specs that are not asked for any more, which may run Python code.
-  void end() { replaced_.clear(); }
+  void end();
 
  private:
   static constexpr std::size_t kAhead = 12;
 
   struct Pair {
     py::object a, b;
+
+    bool is(const py::object& x, const py::object& y) const { return a.is(x) && b.is(y); }
   };
+  bool same_mesh(const py::object& a, const py::object& b);
   // Addresses of the walk before, for prefetching alone.
   struct Seen {
     const void *object = nullptr, *local = nullptr;
@@ -49,6 +55,8 @@ class DTensorReader {
 
   std::vector<Seen> seen_;
   std::vector<Pair> alike_, replaced_;
+  Pair unknown_;             // two meshes that are different objects
+  std::vector<Pair> equal_;  // such meshes, compared
   std::size_t next_ = 0, next_pair_ = 0;
 };
 
