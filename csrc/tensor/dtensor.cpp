@@ -1,4 +1,4 @@
-#include "tensor/dtensor.h"
+#include "dtensor.h"
 
 #include <structmember.h>
 
@@ -8,8 +8,8 @@
 #include <cstdint>
 #include <utility>
 
-#include "operand.h"
-#include "prefetch.h"
+#include "../operand.h"
+#include "../prefetch.h"
 
 namespace onepass {
 namespace {

@@ -10,7 +10,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "tensor/python_compat.h"
+#include "python_compat.h"
 
 namespace onepass {
 
