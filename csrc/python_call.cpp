@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 #include <utility>
 
 #include "cuda/place.h"
@@ -122,15 +123,12 @@ bool Call::prepare(const Containers& containers, const py::function& new_state, 
 
 // Gathers until no two meshes are left to compare.
 bool Call::gather_again(const Containers& containers) {
-  bool is_done = false;
-  do {
-    is_done = gather(containers, Look::kAtGradients);
-  } while (!is_done && dtensors_.compare_meshes());
-  return is_done;
+  while (!gather(containers, Look::kAtGradients))
+    if (!dtensors_.compare_meshes()) return false;
+  return true;
 }
 
-// Gathers and validates all that the step needs, which must be there. Returns false where Python
-// has to look.
+// Gathers and validates all that the step needs. Returns false where Python has to look.
 bool Call::plan_anew(const Containers& containers) {
   if (!gather_again(containers)) return false;
   check_unchanged(stateless_.empty());
@@ -213,23 +211,19 @@ bool Call::localize(const at::Tensor*& param, const at::Tensor*& grad, PyObject*
   if (local.tensor == nullptr || local_grad.tensor == nullptr ||
       !dtensors_.are_alike(local.spec, local_grad.spec))
     return false;
-  param = local.tensor;
-  grad = local_grad.tensor;
-  spec = local.spec;
+  std::tie(param, grad, spec) = std::tuple(local.tensor, local_grad.tensor, local.spec);
   return true;
 }
 
 bool Call::localize_state(Tensors& tensors, PyObject* spec, int state_count) {
   for (int k = 0; k < state_count; ++k) {
-    if (!needs_dispatcher(*tensors.states[k])) continue;
-    const LocalTensor local =
-        dtensors_.local_of(static_cast<const at::Tensor&>(*tensors.states[k]));
+    const auto& state = static_cast<const at::Tensor&>(*tensors.states[k]);
+    if (!needs_dispatcher(state)) continue;
+    const LocalTensor local = dtensors_.local_of(state);
     if (local.tensor == nullptr || !dtensors_.are_alike(spec, local.spec)) return false;
     tensors.states[k] = local.tensor;
   }
-  const auto is_plain = [](const at::TensorBase* number) {
-    return number == nullptr || !needs_dispatcher(*number);
-  };
+  const auto is_plain = [](const auto* n) { return n == nullptr || !needs_dispatcher(*n); };
   return is_plain(tensors.step) && std::ranges::all_of(tensors.numbers, is_plain);
 }
 

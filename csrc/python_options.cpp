@@ -161,14 +161,13 @@ Group GroupReader::read_group(PyObject* group, int index, Known& known) {
   for (std::size_t k = 0; k < slots_.size(); ++k) {
     const Slot& slot = slots_[k];
     if (read_plain(values_[slot.key], slot.hyper, read.hypers[k])) continue;
-    PyObject* const value =
-        known.is_constant ? known.values[slot.key].ptr() : find(group, slot.key);
+    PyObject* const value = known.is_constant ? known.of(slot.key) : find(group, slot.key);
     if (value == nullptr && slot.hyper.optional) continue;
     const py::object item = option_of(value, slot.hyper, index);
     const bool on_device = is_on_device(item);
     if (on_device) {
-      const OptionName name{slot.hyper.key, slot.hyper.index, index};
       const at::Tensor& number = THPVariable_Unpack(item.ptr());
+      const OptionName name{slot.hyper.key, slot.hyper.index, index};
       cuda::check_number_on_device(number, name.text(), " (" + name.where() + ")");
       read.on_device.emplace_back(k, number);
     }
@@ -262,8 +261,8 @@ void GroupReader::check_arguments(PyObject* arguments, bool ranges) {
 }
 
 bool GroupReader::knows_on_host(const Group& group, int hyper) const {
-  return std::ranges::none_of(group.on_device,
-                              [hyper](const auto& number) { return number.first == hyper; });
+  const auto is_it = [hyper](const auto& number) { return number.first == hyper; };
+  return std::ranges::none_of(group.on_device, is_it);
 }
 
 void GroupReader::raise_reference_rates(PyObject* groups) {

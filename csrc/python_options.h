@@ -42,6 +42,8 @@ class GroupReader {
     std::vector<py::object> values;  // of keys_, owned: no other object can have the address of one
     std::uint64_t version = 0;       // of the group
     bool is_constant = false;        // none of the values can change
+
+    PyObject* of(std::size_t key) const { return values[key].ptr(); }
   };
 
   [[gnu::always_inline]] inline void read_into(std::size_t place, PyObject* groups, int index);
