@@ -32,33 +32,13 @@ from tests.support import (
     state_dtypes,
     take_steps,
 )
+from tests.threads import in_threads
 
 LARGE = ((600, 1000),)  # enough that a step lets other Python threads run, and uses all cores
 
 
 def settings_of(case: Case) -> tuple[dict[str, Any], ...]:
     return (*case.settings, *case.extras)
-
-
-def started(tasks: list[Callable[[], None]]) -> list[BaseException]:
-    """Runs all tasks at once, each in a thread, and returns what they raised."""
-    raised: list[BaseException] = []
-    gate = threading.Barrier(len(tasks))
-
-    def run(task: Callable[[], None]) -> None:
-        try:
-            gate.wait()
-            task()
-        except BaseException as error:
-            raised.append(error)
-
-    threads = [threading.Thread(target=run, args=(task,)) for task in tasks]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=120)
-        assert not thread.is_alive(), "a thread hangs in its step"
-    return raised
 
 
 # ---- C16: threads
@@ -82,7 +62,7 @@ def test_c16_eight_threads_step_eight_optimizers(case: Case, shapes: Any) -> Non
 
     for optimizer in alone:
         steps_of(optimizer)()
-    assert started([steps_of(optimizer) for optimizer in together]) == []
+    assert in_threads([steps_of(optimizer) for optimizer in together]) == []
     for k in range(8):
         assert_same(snapshot(together[k]), snapshot(alone[k]), options[k])
 
@@ -106,7 +86,7 @@ def test_c16_one_optimizer_in_two_threads_raises_or_steps_and_never_corrupts(
             else:
                 taken.append(1)
 
-    assert started([task, task, task]) == []
+    assert in_threads([task, task, task]) == []
     assert taken, "no step was ever taken"
     for _ in taken:
         alone.step()

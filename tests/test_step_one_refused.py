@@ -25,27 +25,8 @@ from tests.support import (
     snapshot,
     take_steps,
 )
+from tests.threads import in_threads
 from tests.unchanged import refused
-
-
-def in_threads(calls: list[Callable[[], object]]) -> None:
-    failures: list[BaseException] = []
-    barrier = threading.Barrier(len(calls))
-
-    def run(call: Callable[[], object]) -> None:
-        barrier.wait()
-        try:
-            call()
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=run, args=(call,)) for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
 
 
 @pytest.fixture
@@ -71,7 +52,7 @@ def test_threads_step_different_parameters_at_once(case: Case, restless: None) -
         for optimizer in (whole, single):
             set_grads(params_of(optimizer), number)
         whole.step()
-        in_threads([partial(step, params[k::4]) for k in range(4)])
+        assert in_threads([partial(step, params[k::4]) for k in range(4)]) == []
     assert_same(snapshot(single), snapshot(whole))
 
 
