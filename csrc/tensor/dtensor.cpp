@@ -10,6 +10,7 @@
 
 #include "../operand.h"
 #include "../prefetch.h"
+#include "../python_access.h"
 
 namespace onepass {
 namespace {
@@ -17,7 +18,7 @@ namespace {
 // The value of a slot of an object: where Python says it lies, or by its name.
 class Slot {
  public:
-  Slot(PyObject* type, const char* name) : name_(PyUnicode_InternFromString(name)) {
+  Slot(PyObject* type, const char* name) : name_(interned(name)) {
     const auto found = py::reinterpret_steal<py::object>(PyObject_GetAttr(type, name_));
     if (!found) throw py::error_already_set();
     if (Py_TYPE(found.ptr()) != &PyMemberDescr_Type) return;
@@ -59,7 +60,7 @@ struct Classes {
 const Classes* classes() {
   static const Classes* found = nullptr;
   if (found != nullptr) return found;
-  static PyObject* const name = PyUnicode_InternFromString("torch.distributed.tensor");
+  static PyObject* const name = interned("torch.distributed.tensor");
   const auto module = py::reinterpret_steal<py::object>(PyImport_GetModule(name));
   if (!module) PyErr_Clear();
   if (module && py::hasattr(module, "DTensor")) found = new Classes(module);
@@ -123,7 +124,7 @@ LocalTensor DTensorReader::local_of(const at::Tensor& tensor) {
 
 // Torch's operators may answer with a mesh that is equal to that of their arguments.
 bool DTensorReader::same_mesh(const py::object& a, const py::object& b) {
-  const auto is_pair = [&](const Pair& pair) { return pair.is(a, b); };
+  const auto is_pair = [&](const Pair& pair) { return pair.is(a.ptr(), b.ptr()); };
   if (!a || !b || a.is(b) || std::ranges::any_of(equal_, is_pair)) return a && b;
   unknown_ = {a, b};
   return false;
@@ -144,7 +145,7 @@ void DTensorReader::end() {
 
 bool DTensorReader::are_alike(PyObject* a, PyObject* b) {
   const std::size_t k = next_pair_++;
-  if (k < alike_.size() && alike_[k].a.ptr() == a && alike_[k].b.ptr() == b) return true;
+  if (k < alike_.size() && alike_[k].is(a, b)) return true;
   const Classes* const known = classes();
   if (known == nullptr || !same_placements(a, b, *known) ||
       !same_mesh(attribute(a, "mesh"), attribute(b, "mesh")))

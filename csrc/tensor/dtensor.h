@@ -44,7 +44,7 @@ class DTensorReader {
   struct Pair {
     py::object a, b;
 
-    bool is(const py::object& x, const py::object& y) const { return a.is(x) && b.is(y); }
+    bool is(PyObject* x, PyObject* y) const { return a.ptr() == x && b.ptr() == y; }
   };
   bool same_mesh(const py::object& a, const py::object& b);
   // Addresses of the walk before, for prefetching alone.
