@@ -1,11 +1,7 @@
 #include "python_call.h"
 
-#include <ATen/ops/zeros.h>
-#include <c10/core/InferenceMode.h>
-
 #include <algorithm>
 #include <cmath>
-#include <tuple>
 #include <utility>
 
 #include "cuda/place.h"
@@ -28,19 +24,6 @@ void check_unchanged(bool is_unchanged) {
 }
 
 }  // namespace
-
-const at::Tensor* DeviceCounts::find(const at::Tensor& state) const {
-  const auto found = counts_.find(state.unsafeGetTensorImpl());
-  return found != counts_.end() && !found->second.state.expired() ? &found->second.steps : nullptr;
-}
-
-const at::Tensor* DeviceCounts::make(const at::Tensor& state) {
-  const c10::InferenceMode outside(false);
-  Count count{c10::weak_intrusive_ptr<c10::TensorImpl>(state.getIntrusivePtr()),
-              at::zeros({}, state.options().dtype(at::kFloat))};
-  return &counts_.insert_or_assign(state.unsafeGetTensorImpl(), std::move(count))
-              .first->second.steps;
-}
 
 Call::Call(const Algorithm& algorithm, Shared& shared)
     : algorithm_(algorithm), shared_(shared), reader_(algorithm), states_(algorithm) {}
@@ -211,7 +194,9 @@ bool Call::localize(const at::Tensor*& param, const at::Tensor*& grad, PyObject*
   if (local.tensor == nullptr || local_grad.tensor == nullptr ||
       !dtensors_.are_alike(local.spec, local_grad.spec))
     return false;
-  std::tie(param, grad, spec) = std::tuple(local.tensor, local_grad.tensor, local.spec);
+  param = local.tensor;
+  grad = local_grad.tensor;
+  spec = local.spec;
   return true;
 }
 

@@ -1,10 +1,10 @@
 // One call of an optimizer's native half: what it reads of groups and state, and its plan.
 #pragma once
 
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include "device_counts.h"
 #include "plan.h"
 #include "python_access.h"
 #include "python_options.h"
@@ -13,23 +13,6 @@
 #include "tensor/dtensor.h"
 
 namespace onepass {
-
-// Of an algorithm that counts no steps, the counts of states that were new in a step that a device
-// may have skipped: only there it is known which step is the first. By the state's address.
-class DeviceCounts {
- public:
-  bool empty() const { return counts_.empty(); }
-  // The count of a state, or null.
-  const at::Tensor* find(const at::Tensor& state) const;
-  const at::Tensor* make(const at::Tensor& state);
-
- private:
-  struct Count {
-    c10::weak_intrusive_ptr<c10::TensorImpl> state;
-    at::Tensor steps;
-  };
-  std::unordered_map<const c10::TensorImpl*, Count> counts_;
-};
 
 // What all calls of one optimizer share. Several may be under way, each in a thread of its own;
 // what is here changes only where no code of Python's runs.

@@ -166,8 +166,8 @@ Group GroupReader::read_group(PyObject* group, int index, Known& known) {
     const py::object item = option_of(value, slot.hyper, index);
     const bool on_device = is_on_device(item);
     if (on_device) {
-      const at::Tensor& number = THPVariable_Unpack(item.ptr());
       const OptionName name{slot.hyper.key, slot.hyper.index, index};
+      const at::Tensor& number = THPVariable_Unpack(item.ptr());
       cuda::check_number_on_device(number, name.text(), " (" + name.where() + ")");
       read.on_device.emplace_back(k, number);
     }
