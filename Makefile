@@ -23,7 +23,7 @@ WITH_PEERS := REQUIRE_PEERS=1 PYTHONPATH=$(PEERS) TORCH_EXTENSIONS_DIR=$(PEERS)/
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/pytest -n $(JOBS) --dist loadgroup
 SOURCES := setup.py pyproject.toml $(wildcard build_backend/*.py csrc/*.* csrc/*/*.*)
-CXX_FILES := $(wildcard csrc/*.* csrc/*/*.*)
+CXX_FILES := $(wildcard csrc/*.* csrc/*/*.* tests/cuda_emulation/*.h tests/cuda_emulation/[bk]*.cpp)
 
 help:
 	@sed -n 's/^# \(make\)/\1/p; s/^# \(One\)/\1/p' Makefile

@@ -22,9 +22,10 @@ def csrc(*suffixes: str) -> list[str]:
     return sorted(str(f.relative_to(ROOT)) for f in ROOT.glob("csrc/**/*") if f.suffix in suffixes)
 
 
+EMULATION = "tests/cuda_emulation"  # a mode of the tests: the kernels run on the CPU
 SANITIZED = os.environ.get("ONEPASS_SANITIZE") == "1"
 WISH = os.environ.get("ONEPASS_CUDA", "")
-EMULATED = WISH == "emulate"  # the kernels run on the CPU: for tests
+EMULATED = WISH == "emulate"
 KIND = ("sanitized" if SANITIZED else "release") + ("-emulated" if EMULATED else "")
 CUDA = cuda_home() if WISH in ("", "1") else None
 WHY_NOT = f"ONEPASS_CUDA={WISH}" if WISH in ("0", "emulate") else "no nvcc found"
@@ -74,9 +75,11 @@ if importlib.util.find_spec("torch"):
             if not CUDA:
                 print(f"onepass: built for the CPU only ({WHY_NOT})")
 
+    sources = csrc(".cpp") + (csrc(".cu") if CUDA else [])
     paths = {"include_dirs": [str(ROOT / "csrc")], "depends": csrc(".h", ".cuh", ".cu")}
     if EMULATED:
         CXX += ["-DONEPASS_EMULATE_CUDA"]
+        sources += [f"{EMULATION}/bindings.cpp", f"{EMULATION}/kernels.cpp"]
     if CUDA:  # in a CppExtension: a CUDAExtension links libraries that a CPU torch does not have
         cpp_extension.CUDA_HOME = str(CUDA)
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", default_archs(CUDA))
@@ -84,9 +87,7 @@ if importlib.util.find_spec("torch"):
         paths["library_dirs"] = [str(CUDA / "lib64")]
         paths["libraries"] = ["cudart_static", "rt", "dl", "pthread"]
         CXX += ["-DONEPASS_WITH_CUDA"]
-    ext = cpp_extension.CppExtension(
-        "onepass._C", csrc(".cpp") + (csrc(".cu") if CUDA else []), **paths
-    )
+    ext = cpp_extension.CppExtension("onepass._C", sources, **paths)
     ext.extra_compile_args, ext.extra_link_args = {"cxx": CXX, "nvcc": NVCC}, LINK
     setup(ext_modules=[ext], cmdclass={"build_ext": Build})
 else:  # an sdist and the metadata need no torch; the backend stops every other build

@@ -91,6 +91,18 @@ CASES: tuple[Case, ...] = (
         {"maximize": True, "rho": 0.99},
     ),
     row(
+        "Rprop",
+        {},
+        {"lr": 0.1, "etas": (0.7, 1.5), "step_sizes": (0.03, 0.09)},
+        {"lr": 0.02, "maximize": True},
+    ),
+    row(
+        "ASGD",
+        {},
+        {"lr": 0.1, "lambd": 0.1, "alpha": 0.5, "t0": 2.0, "weight_decay": 0.3},
+        {"lr": 0.02, "maximize": True, "t0": 0.0},
+    ),
+    row(
         "Adam",
         *ADAM,
         COUPLED,
@@ -118,18 +130,6 @@ CASES: tuple[Case, ...] = (
         {"lr": 0.02, "maximize": True, "betas": (0.0, 0.99)},
         COUPLED,
         extras=(*EPS_ROOT, COUPLED_DECAY),
-    ),
-    row(
-        "Rprop",
-        {},
-        {"lr": 0.1, "etas": (0.7, 1.5), "step_sizes": (0.03, 0.09)},
-        {"lr": 0.02, "maximize": True},
-    ),
-    row(
-        "ASGD",
-        {},
-        {"lr": 0.1, "lambd": 0.1, "alpha": 0.5, "t0": 2.0, "weight_decay": 0.3},
-        {"lr": 0.02, "maximize": True, "t0": 0.0},
     ),
     row(
         "LaProp",

@@ -62,12 +62,16 @@ def cases_with(cases: Iterable[Case], **marks: pytest.MarkDecorator) -> list[Any
     return [pytest.param(c, marks=marks.get(str(c), ()), id=str(c)) for c in cases]
 
 
-# Torch's own class fails where parameters have no state after the constructor.
+# Of tests that give a parameter a gradient of another dtype.
+any_grad_dtype = torch_before("2.10", "a gradient must have the dtype of its parameter")
+
+# Torch's own Adagrad fails where parameters have no state after the constructor.
+late_states = torch_before("2.12", "its Adagrad makes states in the constructor alone")
 each_torch_case_with_late_states = pytest.mark.parametrize(
     "case",
     cases_with(
         TORCH_CASES,
-        Adagrad=torch_before("2.12", "its Adagrad makes states in the constructor alone"),
+        Adagrad=late_states,
     ),
 )
 

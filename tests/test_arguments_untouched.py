@@ -17,7 +17,7 @@ from torch import Tensor
 from tests.bad_inputs import make, op_arguments, rows
 from tests.cases import Case
 from tests.oracle import all_states_on, op_of, state_names
-from tests.support import COMPLEX, REAL, betas_for, each_case, params_of, randn
+from tests.support import COMPLEX, REAL, any_grad_dtype, betas_for, each_case, params_of, randn
 from tests.unchanged import REFUSALS, Findings, facts
 
 
@@ -63,6 +63,7 @@ def test_c12_gradients_are_never_written(case: Case) -> None:
     findings.report(at_least=100)
 
 
+@any_grad_dtype
 @each_case
 def test_c12_gradients_of_another_dtype_are_never_written(case: Case) -> None:
     findings = Findings()

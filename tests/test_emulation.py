@@ -1,4 +1,4 @@
-"""The emulation that runs CUDA kernels on the CPU keeps its own promises (csrc/emulation)."""
+"""The emulation that runs CUDA kernels on the CPU keeps its own promises (tests/cuda_emulation)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.xdist_group("emulation")  # one worker: the program is 
 @pytest.fixture(scope="module")
 def selftest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = tmp_path_factory.mktemp("emulation") / "selftest"
-    source = ROOT / "tests" / "emulation_selftest.cpp"
+    source = ROOT / "tests" / "cuda_emulation/selftest.cpp"
     compiler = os.environ.get("CXX", "g++")
     done = subprocess.run(
         [compiler, *COMPILE, source, "-o", program],
@@ -70,7 +70,7 @@ def test_accesses_out_of_bounds_are_left_to_the_address_sanitizer(selftest: Path
 
 
 def test_it_refuses_the_longjmp_that_cannot_switch_stacks() -> None:
-    source = '#include "csrc/emulation/fibres.h"\n'
+    source = '#include "tests/cuda_emulation/fibres.h"\n'
     options = ("-x", "c++", "-std=c++20", "-O1", "-fsyntax-only", "-U_FORTIFY_SOURCE")
     for fortified, code in (((), 0), (("-D_FORTIFY_SOURCE=2",), 1)):
         done = subprocess.run(

@@ -12,7 +12,7 @@ import onepass
 from tests.cases import Case
 from tests.layouts import same_bits
 from tests.oracle import all_states_on, state_names
-from tests.support import each_case, randn, run_python
+from tests.support import any_grad_dtype, each_case, randn, run_python
 
 
 @pytest.mark.parametrize("adam", [onepass.Adam, onepass.AdamW])
@@ -34,6 +34,7 @@ def typed(dtype: torch.dtype, grad_dtype: torch.dtype, seed: int) -> Tensor:
     return param
 
 
+@any_grad_dtype
 @each_case
 def test_neighbours_of_other_types_are_stepped_as_if_alone(case: Case) -> None:
     """A loop chosen for one parameter is not taken for the next, whose types are others."""

@@ -21,11 +21,9 @@ from tests.cases import CASES
 from tests.counted_steps import STEPS
 from tests.support import ROOT
 
-# At most, with a sixth for other compilers: g++ 12 and Python 3.11 need 1300, 375 and 2710. From
-# 3.14 on dicts have no version that says they are unchanged, and are walked: 1720, 1390 and 2790.
-DICTS_ARE_WALKED = sys.version_info >= (3, 14)
-A_TENSOR = 2000 if DICTS_ARE_WALKED else 1520
-A_GROUP = 1620 if DICTS_ARE_WALKED else 440
+# At most, with a sixth for other compilers: g++ 12 and Python 3.11 need 1300, 375 and 2710.
+A_TENSOR = 1520
+A_GROUP = 440
 A_GROUP_WHOSE_RATE_CHANGES = 3250
 AN_ELEMENT = 22  # with registers of eight floats; g++ 12 needs 1 to 18.6
 VECTORISED = 0.6  # of the instructions with registers of half the width; not vectorised: 0.9
@@ -76,7 +74,7 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> Counts:
 def elements(tmp_path_factory: pytest.TempPathFactory) -> Counts:
     """The instructions of the loops that are compiled for several instruction sets."""
     folder = tmp_path_factory.mktemp("elements")
-    return count(folder, "tests.counted_elements", "--toggle-collect=onepass::Versions<*")
+    return count(folder, "tests.counted_elements", "--toggle-collect=onepass::PerInstructionSet<*")
 
 
 def slope(steps: Counts, *, rate: str = "stays", grouped: bool) -> float:

@@ -14,7 +14,7 @@ from onepass.rules import RULES
 from tests.cases import Case
 from tests.layouts import WRITABLE, place, same_bits
 from tests.oracle import all_states_on
-from tests.support import each_case
+from tests.support import any_grad_dtype, each_case
 
 REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 PER_ALGORITHM = 30  # C18 asks for 60; each of the first two algorithms has its half
@@ -79,6 +79,7 @@ def test_states_have_the_dtype_that_was_asked_for(case):
         assert found == {state_dtype or default}
 
 
+@any_grad_dtype
 @each_case
 def test_any_mix_of_types_is_the_wide_step_rounded_once(case):
     for options, param_dtype, grad_dtype, state_dtype in mixes(case, REAL, REAL, (None, *REAL)):
@@ -112,6 +113,7 @@ def test_each_state_may_have_a_type_of_its_own(case):
             expected.check(param, optimizer, f"{param_dtype}, {state_dtypes}, step {step + 1}")
 
 
+@any_grad_dtype
 @each_case
 def test_any_mix_of_types_may_lie_in_any_layout(case):
     layouts = list(WRITABLE.values())
@@ -134,6 +136,7 @@ def test_any_mix_of_types_may_lie_in_any_layout(case):
             assert all(same_bits(states[0][name], states[1][name]) for name in states[0])
 
 
+@any_grad_dtype
 @pytest.mark.parametrize("adam", [onepass.Adam, onepass.AdamW])
 def test_a_float32_gradient_of_a_16_bit_parameter_is_not_rounded_to_it(adam):
     grad = torch.full((3,), 1 + 2.0**-12)
@@ -171,6 +174,7 @@ def pairs_step_alike(
             assert same_bits(torch.view_as_real(state), real.state[parts][name])
 
 
+@any_grad_dtype
 @each_case
 def test_c18_complex_numbers_step_as_pairs_of_real_numbers(case):
     count = 0

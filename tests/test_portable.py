@@ -24,8 +24,8 @@ from tests.support import instruction_sets
 
 PORTABLE = Path("tests", "portable")
 SWEEP = sorted(file.relative_to(ROOT) for file in ROOT.glob("csrc/sweep/*.cpp"))
-WITHOUT_LOOPS = [PORTABLE / "main.cpp", Path("csrc/algorithm.cpp"), *SWEEP]
-LOOPS = sorted(file.relative_to(ROOT) for file in ROOT.glob("csrc/rows/*.cpp"))
+WITHOUT_LOOPS = [PORTABLE / "main.cpp", Path("csrc/registry/algorithm.cpp"), *SWEEP]
+LOOPS = [unit for unit in sorted(Path("csrc/registry").glob("*.cpp")) if unit.stem != "algorithm"]
 AARCH64 = "aarch64-linux-gnu-g++"
 MIXES = 12  # of stored types and layouts, for each variant at least
 

@@ -55,7 +55,7 @@ def test_formulas_stand_in_rules_and_nowhere_else() -> None:
         if path.suffix != ".py" and re.search(MATHEMATICS, path.read_text())
     }
     # The log of decay that rows have missed is kept by rows, not by elements.
-    assert places == {"rules", "csrc/sparse.cpp"}
+    assert places == {"rules", "step/sparse.cpp"}
 
 
 def test_rule_bodies_have_at_most_a_dozen_lines() -> None:

@@ -23,14 +23,13 @@ from pathlib import Path
 import torch
 
 from build_backend.toolchain import cuda_home
-from onepass import _C
 from tests.built import BUILD, ROOT, built_object, files_of, flags
 
 CSRC = ROOT / "csrc"
 UNITS = sorted(file.relative_to(ROOT) for file in CSRC.glob("**/*.cpp"))
-SOURCES = ("rules/*.h", "sweep/s*.cpp", "sweep/line.h", "sweep/tile.h", "storage/floats.h", "plan*",
-           "operand.cpp", "algorithm.cpp", "python_options.cpp", "sparse.cpp")  # fmt: skip
-TABLES = {"rules.h", "variants.h", "plan.h", "plan_device.cpp"}  # or for devices
+SOURCES = ("rules/*.h", "sweep/s*.cpp", "sweep/flat_index.h", "sweep/tile.h", "storage/floats.h", "step/*",
+           "tensor/checks.cpp", "registry/algorithm.cpp", "bindings/param_groups.cpp")  # fmt: skip
+TABLES = {"rules.h", "variants.h", "plan.h", "devices.cpp"}  # or for devices
 TESTS = ["algorithms", "never_stale", "copies", "claims", "parity", "sparse", "layouts", "gaps"]
 MOST_SECONDS = 900  # of the tests; more is a loop without an end
 OPERATORS = (  # what is looked for where neither comments nor texts stand, what takes its place
@@ -84,14 +83,13 @@ def units_of(file: Path) -> list[Path]:
     """Returns the units to compile anew: of a header, all loops and sweeps that include it."""
     if file.suffix == ".cpp":
         return [Path("csrc", file)]
-    users = [unit for unit in UNITS if unit.parent.name in ("rows", "sweep")]
+    users = [unit for unit in UNITS if unit.parent.name in ("registry", "sweep")]
     users = [unit for unit in users if CSRC / file in files_of(ROOT / unit)]
-    rules = [row["name"] for row in _C.rules()]
-    if file.stem not in rules:
-        return users
-    parts = [unit for unit in users if unit.parent.name == "rows"]  # to which rules are dealt out
-    names = ("adam", "adamw") if file.stem == "adam" else (file.stem,)
-    return sorted({parts[len(parts) * rules.index(name) // len(rules)] for name in names})
+    rules = re.findall(r"^struct (\w+) :", (CSRC / file).read_text(), re.MULTILINE)
+    table = (CSRC / "rules/rules.h").read_text()
+    families = re.findall(r"using (\w+) =\s+Family<([^>]*)>", table)
+    own = [name for name, all in families if set(rules) & set(re.findall(r"\w+", all))]
+    return [u for u in users if any(f"<{name}>" in (ROOT / u).read_text() for name in own)] or users
 
 
 class Copy:

@@ -8,8 +8,8 @@
 #include <utility>
 
 #include "../rules/rule.h"
+#include "device_layout.h"
 #include "elements.cuh"
-#include "records.h"
 #include "scalars.cuh"
 
 namespace onepass::cuda {
@@ -34,7 +34,8 @@ ONEPASS_DEVICE Update& coefficients(const Launch& launch, std::int64_t task) {
 
 // The rule with a group's hyper-parameters, each in its place by the rule's own table.
 template <class Rule, std::size_t... index>
-ONEPASS_DEVICE Rule rule_with(const Scalar* hypers, std::index_sequence<index...> /*all*/) {
+ONEPASS_DEVICE Rule rule_with(const HostOrDeviceScalar* hypers,
+                              std::index_sequence<index...> /*all*/) {
   Rule rule{};
   const auto set = [&]<std::size_t k>(std::integral_constant<std::size_t, k>) {
     constexpr auto place = Rule::kHypers[k].value;
@@ -44,12 +45,12 @@ ONEPASS_DEVICE Rule rule_with(const Scalar* hypers, std::index_sequence<index...
   return rule;
 }
 
-template <class Rule, unsigned kPresent, class Real>
+template <class Rule, unsigned kVariantBits, class Real>
 __global__ void __launch_bounds__(kWarp) prepare(Launch launch) {
-  using Update = typename Rule::template Update<Real, kPresent>;
+  using Update = typename Rule::template Update<Real, kVariantBits>;
   const std::int64_t k = static_cast<std::int64_t>(blockIdx.x) * kWarp + threadIdx.x;
   if (k >= launch.task_count || is_skipped(launch)) return;
-  const Task& task = launch.tasks[k];
+  const DeviceTask& task = launch.tasks[k];
   const Rule rule = rule_with<Rule>(launch.hypers + task.hypers,
                                     std::make_index_sequence<std::size(Rule::kHypers)>{});
   const double step = count(task.step);
@@ -57,7 +58,7 @@ __global__ void __launch_bounds__(kWarp) prepare(Launch launch) {
   if constexpr (kNumbers == 0) {
     coefficients<Update>(launch, k) = Update(rule, step);
   } else {
-    Number numbers[kNumbers];
+    StateNumber numbers[kNumbers];
     read_numbers(task, kNumbers, numbers);
     coefficients<Update>(launch, k) = Update(rule, step, numbers);
     write_numbers(task, kNumbers, numbers);
@@ -74,7 +75,7 @@ struct Part {
   int dims;
   Real sign, grad_scale;  // a scale of 0: the gradient is taken as it is
 
-  ONEPASS_DEVICE Part(const Launch& launch, const Task& task)
+  ONEPASS_DEVICE Part(const Launch& launch, const DeviceTask& task)
       : layout(task.layout < 0 ? nullptr : launch.layouts + task.layout),
         dims(task.dims),
         sign(task.maximize ? Real(-1) : Real(1)),
@@ -182,7 +183,7 @@ template <class Update, int kStates, class Real>
 __global__ void __launch_bounds__(kSweepThreads, kResident<kStates, Real>) sweep(Launch launch) {
   if (is_skipped(launch)) return;
   const std::uint32_t k = launch.chunks[blockIdx.x];
-  const Task& task = launch.tasks[k];
+  const DeviceTask& task = launch.tasks[k];
   const Update rule = coefficients<Update>(launch, k);
   const Part<2 + kStates, Real> part(launch, task);
   const std::int64_t begin = (blockIdx.x - task.first_chunk) * launch.chunk_size;
@@ -201,7 +202,7 @@ template <class Update, int kStates, int kSquares, class Real>
 __global__ void __launch_bounds__(kSumThreads, kResidentWithSums) sum_blocks(Launch launch) {
   if (is_skipped(launch)) return;
   const std::uint32_t k = launch.chunks[blockIdx.x];
-  const Task& task = launch.tasks[k];
+  const DeviceTask& task = launch.tasks[k];
   const Update rule = coefficients<Update>(launch, k);
   const Part<2 + kStates, Real> part(launch, task);
   constexpr std::int64_t kBlocks = kSumThreads / kLanes;  // of one thread block
@@ -232,13 +233,13 @@ __global__ void __launch_bounds__(kSumThreads, kResidentWithSums) sum_blocks(Lau
 }
 
 // One thread block a parameter: adds the blocks' sums and completes the coefficients.
-template <class Rule, unsigned kPresent, int kSquares, class Real>
+template <class Rule, unsigned kVariantBits, int kSquares, class Real>
 __global__ void __launch_bounds__(kFolds) finish(Launch launch) {
-  using Update = typename Rule::template Update<Real, kPresent>;
+  using Update = typename Rule::template Update<Real, kVariantBits>;
   __shared__ double folds[kFolds];
   if (is_skipped(launch)) return;
   const std::int64_t k = blockIdx.x;
-  const Task& task = launch.tasks[k];
+  const DeviceTask& task = launch.tasks[k];
   double squares[kSquares];
   for (int s = 0; s < kSquares; ++s) {
     double sum = 0.0;
@@ -254,7 +255,7 @@ __global__ void __launch_bounds__(kFolds) finish(Launch launch) {
   }
   if (threadIdx.x != 0) return;
   constexpr int kNumbers = std::size(Rule::kNumbers);
-  Number numbers[kMaxNumbers];
+  StateNumber numbers[kMaxNumbers];
   read_numbers(task, kNumbers, numbers);
   coefficients<Update>(launch, k).finish(squares, static_cast<double>(task.size), numbers);
   write_numbers(task, kNumbers, numbers);

@@ -2,10 +2,9 @@
 #pragma once
 
 #include <cstdint>
-#include <string_view>
 #include <vector>
 
-#include "records.h"
+#include "device_layout.h"
 
 namespace onepass::cuda {
 
@@ -19,17 +18,21 @@ struct Kernels {
   Launcher finish = nullptr;
 };
 
-struct Row {
+// By the number of Group::variant_index; float, double.
+struct RuleKernels {
   const char* name;
-  Kernels variants[1 << kMaxStates][2] =
-      {};  // by the number of Group::variant_index; float, double
+  Kernels variants[1 << kMaxStates][2] = {};
 };
 
-// The table in parts, each compiled on its own.
-template <int part>
-std::vector<Row> rows_of_part();
+// The kernels of a family of rules.h; instantiated in a file of its own for each.
+template <class Family>
+std::vector<RuleKernels> kernels_of_family();
 
-// Null where this build has no kernels for CUDA.
-const Row* find_row(std::string_view name);
+// Whether this build has kernels for devices.
+#if defined(ONEPASS_WITH_CUDA) || defined(ONEPASS_EMULATE_CUDA)
+inline constexpr bool kHasKernels = true;
+#else
+inline constexpr bool kHasKernels = false;
+#endif
 
 }  // namespace onepass::cuda

@@ -2,7 +2,7 @@
 #pragma once
 
 #ifdef ONEPASS_EMULATE_CUDA
-#include "../emulation/cuda.h"
+#include "../../tests/cuda_emulation/cuda.h"
 #define ONEPASS_DEVICE inline
 #define ONEPASS_UNROLL
 #define ONEPASS_LAUNCH(kernel, blocks, threads, stream, ...) \

@@ -2,18 +2,18 @@
 #pragma once
 
 #include "../rules/rule.h"
+#include "device_layout.h"
 #include "portable.cuh"
-#include "records.h"
 
 namespace onepass::cuda {
 
-ONEPASS_DEVICE double read(const Scalar& scalar) {
+ONEPASS_DEVICE double read(const HostOrDeviceScalar& scalar) {
   switch (scalar.kind) {
-    case Scalar::Kind::kFloat32:
+    case HostOrDeviceScalar::Kind::kFloat32:
       return *static_cast<const float*>(scalar.data);
-    case Scalar::Kind::kFloat64:
+    case HostOrDeviceScalar::Kind::kFloat64:
       return *static_cast<const double*>(scalar.data);
-    case Scalar::Kind::kInt64:
+    case HostOrDeviceScalar::Kind::kInt64:
       return static_cast<double>(*static_cast<const std::int64_t*>(scalar.data));
     default:
       return scalar.value;
@@ -21,25 +21,26 @@ ONEPASS_DEVICE double read(const Scalar& scalar) {
 }
 
 // Adds one to a number on the device and returns the sum, rounded to its type as on the host.
-ONEPASS_DEVICE double count(const Scalar& step) {
+ONEPASS_DEVICE double count(const HostOrDeviceScalar& step) {
   switch (step.kind) {
-    case Scalar::Kind::kFloat32:
+    case HostOrDeviceScalar::Kind::kFloat32:
       return *static_cast<float*>(step.data) += 1.0f;
-    case Scalar::Kind::kFloat64:
+    case HostOrDeviceScalar::Kind::kFloat64:
       return *static_cast<double*>(step.data) += 1.0;
-    case Scalar::Kind::kInt64:
+    case HostOrDeviceScalar::Kind::kInt64:
       return static_cast<double>(*static_cast<std::int64_t*>(step.data) += 1);
     default:
       return step.value;
   }
 }
 
-ONEPASS_DEVICE void read_numbers(const Task& task, int count, Number* numbers) {
+ONEPASS_DEVICE void read_numbers(const DeviceTask& task, int count, StateNumber* numbers) {
   for (int k = 0; k < count; ++k)
-    numbers[k] = {read(task.numbers[k]), task.numbers[k].kind == Scalar::Kind::kFloat32};
+    numbers[k] = {read(task.numbers[k]),
+                  task.numbers[k].kind == HostOrDeviceScalar::Kind::kFloat32};
 }
 
-ONEPASS_DEVICE void write_numbers(const Task& task, int count, const Number* numbers) {
+ONEPASS_DEVICE void write_numbers(const DeviceTask& task, int count, const StateNumber* numbers) {
   for (int k = 0; k < count; ++k) {
     if (numbers[k].is_float32) {
       *static_cast<float*>(task.numbers[k].data) = static_cast<float>(numbers[k].value);

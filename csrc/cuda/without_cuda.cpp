@@ -1,20 +1,9 @@
-// What a build without nvcc has in place of the kernels: an empty table, and no device it knows.
+// The runtime of a build without nvcc, which has no kernels and knows no device.
 #if !defined(ONEPASS_WITH_CUDA) && !defined(ONEPASS_EMULATE_CUDA)
 
-#include "kernels.h"
 #include "runtime.h"
 
 namespace onepass::cuda {
-
-template <int part>
-std::vector<Row> rows_of_part() {
-  return {};
-}
-template std::vector<Row> rows_of_part<0>();
-template std::vector<Row> rows_of_part<1>();
-template std::vector<Row> rows_of_part<2>();
-template std::vector<Row> rows_of_part<3>();
-template std::vector<Row> rows_of_part<4>();
 
 std::string compiler() { return ""; }
 void use_device(int /*device*/) {}

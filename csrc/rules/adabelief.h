@@ -1,6 +1,8 @@
 // AdaBelief: Zhuang et al. 2020, algorithm 2. The decay is decoupled, as in the authors' code.
 #pragma once
 
+#include "decay.h"
+#include "math.h"
 #include "rule.h"
 
 namespace onepass {
@@ -10,7 +12,7 @@ struct AdaBelief : DecayedMeans {
   static constexpr const char* kNoSparse = "AdaBelief does not support sparse gradients";
   static constexpr State kStates[] = {{"exp_avg"}, {"exp_avg_var"}};
 
-  template <class Real, unsigned kPresent>
+  template <class Real, unsigned kVariantBits>
   struct Update {
     Real keep, one_minus_beta1, beta2, one_minus_beta2, step_size, s_scale, eps;
 

@@ -1,6 +1,8 @@
 // AdaDelta: Zeiler 2012, algorithm 1. Deviation, as torch: a rate lr, 1 by default.
 #pragma once
 
+#include "decay.h"
+#include "math.h"
 #include "rule.h"
 
 namespace onepass {
@@ -18,7 +20,7 @@ struct Adadelta : Rule {
       hyper::weight_decay(&Adadelta::weight_decay),
   };
 
-  template <class Real, unsigned kPresent>
+  template <class Real, unsigned kVariantBits>
   struct Update {
     Real l2, rho, one_minus_rho, eps, lr;
 

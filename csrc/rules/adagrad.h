@@ -2,6 +2,8 @@
 // the root and not to the sum (eps_root is), and the rate may fall by lr_decay besides.
 #pragma once
 
+#include "decay.h"
+#include "math.h"
 #include "rule.h"
 
 namespace onepass {
@@ -24,7 +26,7 @@ struct Adagrad : Rule {
        false, true},
   };
 
-  template <class Real, unsigned kPresent>
+  template <class Real, unsigned kVariantBits>
   struct Update {
     Real l2, lr, eps, eps_root;
 

@@ -5,6 +5,8 @@
 #include <iterator>
 #include <span>
 
+#include "decay.h"
+#include "math.h"
 #include "rule.h"
 
 namespace onepass {
@@ -35,7 +37,7 @@ struct Adam : Rule {
   static constexpr unsigned kAmsgrad = 0b100, kCautious = 0b1000;
   static constexpr int squares(unsigned present) { return (present & kCautious) != 0 ? 1 : 0; }
 
-  template <class Real, unsigned kPresent>
+  template <class Real, unsigned kVariantBits>
   struct Update {
     Real l2, keep, one_minus_beta1, beta2, one_minus_beta2, step_size, v_scale, eps, eps_root;
 
@@ -59,10 +61,10 @@ struct Adam : Rule {
       m = lerp(m, g, one_minus_beta1);          // m_t
       v = beta2 * v + one_minus_beta2 * g * g;  // v_t
       Real v_used = v;
-      if constexpr ((kPresent & kAmsgrad) != 0)
+      if constexpr ((kVariantBits & kAmsgrad) != 0)
         v_used = states[2] = maximum(states[2], v);  // vhat_t of AMSGrad
       const Real denominator = std::sqrt(v_used + eps_root) * v_scale + eps;
-      if constexpr ((kPresent & kCautious) != 0)
+      if constexpr ((kVariantBits & kCautious) != 0)
         return p * keep - (agree(m, g) ? step_size * m / denominator : Real(0));
       return p * keep - step_size * m / denominator;  // theta_t
     }
@@ -71,7 +73,7 @@ struct Adam : Rule {
       g = with_l2(g, l2, p);
       terms[0] = agreement(lerp(states[0], g, one_minus_beta1), g);
     }
-    ONEPASS_FN void finish(const double* squares, double size, Number* /*numbers*/) {
+    ONEPASS_FN void finish(const double* squares, double size, StateNumber* /*numbers*/) {
       step_size *= Real(cautious_scale(squares[0], size));
     }
   };

@@ -2,6 +2,8 @@
 // norm of a parameter without gradients is not 0.
 #pragma once
 
+#include "decay.h"
+#include "math.h"
 #include "rule.h"
 
 namespace onepass {
@@ -20,7 +22,7 @@ struct Adamax : Rule {
       hyper::weight_decay(&Adamax::weight_decay),
   };
 
-  template <class Real, unsigned kPresent>
+  template <class Real, unsigned kVariantBits>
   struct Update {
     Real l2, one_minus_beta1, beta2, eps, step_size;
 

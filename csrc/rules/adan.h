@@ -2,6 +2,7 @@
 // corrected, and the betas are what is kept of a mean, 1 - beta of the paper.
 #pragma once
 
+#include "math.h"
 #include "rule.h"
 
 namespace onepass {
@@ -22,7 +23,7 @@ struct Adan : Rule {
       hyper::eps_root(&Adan::eps_root),
   };
 
-  template <class Real, unsigned kPresent>
+  template <class Real, unsigned kVariantBits>
   struct Update {
     Real one_minus_beta1, beta2, one_minus_beta2, beta3, one_minus_beta3, step_size, diff_step_size;
     Real n_scale, eps, eps_root, keep, first;

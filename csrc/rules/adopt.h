@@ -1,6 +1,8 @@
 // ADOPT: Taniguchi et al. 2024, algorithm 2, clipped at t^(1/4) as in the authors' code.
 #pragma once
 
+#include "decay.h"
+#include "math.h"
 #include "rule.h"
 
 namespace onepass {
@@ -10,7 +12,7 @@ struct ADOPT : DecayedMeans {
   static constexpr const char* kNoSparse = "ADOPT does not support sparse gradients";
   static constexpr State kStates[] = {{"exp_avg"}, {"exp_avg_sq"}};
 
-  template <class Real, unsigned kPresent>
+  template <class Real, unsigned kVariantBits>
   struct Update {
     Real keep, one_minus_beta1, beta2, one_minus_beta2, lr, eps, clip;
 

@@ -2,6 +2,8 @@
 // Bottou 2012, section 4.2 (Xu 2011).
 #pragma once
 
+#include "decay.h"
+#include "math.h"
 #include "rule.h"
 
 namespace onepass {
@@ -21,12 +23,12 @@ struct ASGD : Rule {
       hyper::weight_decay(&ASGD::weight_decay),
   };
 
-  template <class Real, unsigned kPresent>
+  template <class Real, unsigned kVariantBits>
   struct Update {
     Real l2, keep, eta, mu;
 
-    ONEPASS_FN Update(const ASGD& h, double t, Number* numbers) {
-      Number &next_eta = numbers[0], &next_mu = numbers[1];
+    ONEPASS_FN Update(const ASGD& h, double t, StateNumber* numbers) {
+      StateNumber &next_eta = numbers[0], &next_mu = numbers[1];
       l2 = Real(h.weight_decay);
       keep = Real(1.0 - h.lambd * next_eta.value);
       eta = Real(next_eta.value);

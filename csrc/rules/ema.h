@@ -3,6 +3,7 @@
 // folded into the weight: if m_t is the corrected average, m_t = lerp(m_(t-1), x_t, w_t).
 #pragma once
 
+#include "math.h"
 #include "rule.h"
 
 namespace onepass {
@@ -20,7 +21,7 @@ struct EMA : Rule {
       {"step", "step", -1, "step value", Range::kNonNegative, &EMA::step, true, true},
   };
 
-  template <class Real, unsigned kPresent>
+  template <class Real, unsigned kVariantBits>
   struct Update {
     Real weight, first;
 

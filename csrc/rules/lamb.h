@@ -1,6 +1,7 @@
 // LAMB: You et al. 2020, algorithm 2, with phi(z) = z.
 #pragma once
 
+#include "math.h"
 #include "rule.h"
 
 namespace onepass {
@@ -20,7 +21,7 @@ struct LAMB : Rule {
       hyper::weight_decay(&LAMB::weight_decay),
   };
 
-  template <class Real, unsigned kPresent>
+  template <class Real, unsigned kVariantBits>
   struct Update {
     double lr;
     Real one_minus_beta1, beta2, one_minus_beta2, m_scale, v_scale, eps, weight_decay, step_size;
@@ -48,7 +49,7 @@ struct LAMB : Rule {
       terms[1] = direction(p, g, states);
     }
 
-    ONEPASS_FN void finish(const double* squares, double /*size*/, Number* /*numbers*/) {
+    ONEPASS_FN void finish(const double* squares, double /*size*/, StateNumber* /*numbers*/) {
       step_size = Real(lr * trust_ratio(squares[0], squares[1]));
     }
 

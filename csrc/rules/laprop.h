@@ -1,6 +1,8 @@
 // LaProp: Ziyin et al. 2020, algorithm 1: Adam whose gradients are scaled before they are averaged.
 #pragma once
 
+#include "decay.h"
+#include "math.h"
 #include "rule.h"
 
 namespace onepass {
@@ -22,7 +24,7 @@ struct LaProp : Rule {
       hyper::flag("decouple_lr", &LaProp::decouple_lr),
   };
 
-  template <class Real, unsigned kPresent>
+  template <class Real, unsigned kVariantBits>
   struct Update {
     Real keep, one_minus_beta1, beta2, one_minus_beta2, step_size, n_scale, eps, eps_root;
 

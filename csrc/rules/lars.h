@@ -1,6 +1,7 @@
 // LARS: You et al. 2017, algorithm 1.
 #pragma once
 
+#include "math.h"
 #include "rule.h"
 
 namespace onepass {
@@ -22,7 +23,7 @@ struct LARS : Rule {
       hyper::eps(&LARS::eps),
   };
 
-  template <class Real, unsigned kPresent>
+  template <class Real, unsigned kVariantBits>
   struct Update {
     double lr, decay, trust_coefficient, eps;
     Real momentum, weight_decay, local_lr;
@@ -41,7 +42,7 @@ struct LARS : Rule {
     }
 
     // Deviation: where one of the norms is 0 the rate is lr, as in the authors' code.
-    ONEPASS_FN void finish(const double* squares, double /*size*/, Number* /*numbers*/) {
+    ONEPASS_FN void finish(const double* squares, double /*size*/, StateNumber* /*numbers*/) {
       const double w = std::sqrt(squares[0]), g = std::sqrt(squares[1]);
       const double local = trust_coefficient * w / (g + decay * w + eps);  // lambda_l
       local_lr = Real(lr * (w == 0.0 || g == 0.0 ? 1.0 : local));

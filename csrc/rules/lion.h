@@ -1,6 +1,8 @@
 // Lion: Chen et al. 2023, algorithm 2.
 #pragma once
 
+#include "decay.h"
+#include "math.h"
 #include "rule.h"
 
 namespace onepass {
@@ -24,7 +26,7 @@ struct Lion : Rule {
   static constexpr unsigned kCautious = 0b10;
   static constexpr int squares(unsigned present) { return (present & kCautious) != 0 ? 1 : 0; }
 
-  template <class Real, unsigned kPresent>
+  template <class Real, unsigned kVariantBits>
   struct Update {
     Real keep, one_minus_beta1, one_minus_beta2, lr;
 
@@ -35,7 +37,7 @@ struct Lion : Rule {
       Real& m = states[0];
       const Real direction = sign(lerp(m, g, one_minus_beta1));  // c_t
       m = lerp(m, g, one_minus_beta2);                           // m_t
-      if constexpr ((kPresent & kCautious) != 0)
+      if constexpr ((kVariantBits & kCautious) != 0)
         return p * keep - (agree(direction, g) ? lr * direction : Real(0));
       return p * keep - lr * direction;
     }
@@ -43,7 +45,7 @@ struct Lion : Rule {
     ONEPASS_FN void measure(Real /*p*/, Real g, Real* states, Real* terms) const {
       terms[0] = agreement(lerp(states[0], g, one_minus_beta1), g);
     }
-    ONEPASS_FN void finish(const double* squares, double size, Number* /*numbers*/) {
+    ONEPASS_FN void finish(const double* squares, double size, StateNumber* /*numbers*/) {
       lr *= Real(cautious_scale(squares[0], size));
     }
   };

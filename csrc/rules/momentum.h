@@ -3,6 +3,8 @@
 // as in Sutskever et al. 2013, section 2, whose weights sum to 1 - momentum^(t + 1).
 #pragma once
 
+#include "decay.h"
+#include "math.h"
 #include "rule.h"
 
 namespace onepass {
@@ -26,7 +28,7 @@ struct Momentum : Rule {
       hyper::flag("decouple_lr", &Momentum::decouple_lr),
   };
 
-  template <class Real, unsigned kPresent>
+  template <class Real, unsigned kVariantBits>
   struct Update {
     Real l2, keep, one_minus_momentum, nesterov, step_size;
 

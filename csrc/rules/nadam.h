@@ -2,6 +2,8 @@
 // momentum_decay).
 #pragma once
 
+#include "decay.h"
+#include "math.h"
 #include "rule.h"
 
 namespace onepass {
@@ -28,17 +30,17 @@ struct NAdam : Rule {
       hyper::flag("decoupled_weight_decay", &NAdam::decoupled_weight_decay),
   };
 
-  template <class Real, unsigned kPresent>
+  template <class Real, unsigned kVariantBits>
   struct Update {
     Real l2, keep, one_minus_beta1, beta2, one_minus_beta2, g_scale, m_scale, v_scale, eps;
     Real eps_root;
 
-    ONEPASS_FN Update(const NAdam& h, double t, Number* numbers) {
+    ONEPASS_FN Update(const NAdam& h, double t, StateNumber* numbers) {
       const auto momentum = [&h](double at) {
         return h.beta1 * (1.0 - 0.5 * power(0.96, at * h.momentum_decay));
       };
       const double mu = momentum(t), next_mu = momentum(t + 1.0);
-      Number& product = numbers[0];  // of mu_1 to mu_t
+      StateNumber& product = numbers[0];  // of mu_1 to mu_t
       product.set(product.value * product.rounded(mu));
       const double bias_correction2 = 1.0 - power(h.beta2, t);
       l2 = Real(l2_if_coupled(h));

@@ -1,6 +1,7 @@
 // NovoGrad: Ginsburg et al. 2019, algorithm 1.
 #pragma once
 
+#include "math.h"
 #include "rule.h"
 
 namespace onepass {
@@ -21,12 +22,12 @@ struct NovoGrad : Rule {
       hyper::weight_decay(&NovoGrad::weight_decay),
   };
 
-  template <class Real, unsigned kPresent>
+  template <class Real, unsigned kVariantBits>
   struct Update {
     double eps_beside_root, kept_of_v;
     Real beta1, weight_decay, lr, norm_scale;
 
-    ONEPASS_FN Update(const NovoGrad& h, double t, Number* /*numbers*/)
+    ONEPASS_FN Update(const NovoGrad& h, double t, StateNumber* /*numbers*/)
         : eps_beside_root(h.eps),
           kept_of_v(t == 1.0 ? 0.0 : h.beta2),  // v_1 = |g_1|^2
           beta1(h.beta1),
@@ -37,8 +38,8 @@ struct NovoGrad : Rule {
       terms[0] = g;
     }
 
-    ONEPASS_FN void finish(const double* squares, double /*size*/, Number* numbers) {
-      Number& v = numbers[0];
+    ONEPASS_FN void finish(const double* squares, double /*size*/, StateNumber* numbers) {
+      StateNumber& v = numbers[0];
       v.set(kept_of_v * v.value + (1.0 - kept_of_v) * squares[0]);  // v_t
       norm_scale = Real(1.0 / (std::sqrt(v.value) + eps_beside_root));
     }

@@ -3,6 +3,8 @@
 // is corrected.
 #pragma once
 
+#include "decay.h"
+#include "math.h"
 #include "rule.h"
 
 namespace onepass {
@@ -26,7 +28,7 @@ struct RAdam : Rule {
       hyper::flag("decoupled_weight_decay", &RAdam::decoupled_weight_decay),
   };
 
-  template <class Real, unsigned kPresent>
+  template <class Real, unsigned kVariantBits>
   struct Update {
     Real l2, keep, one_minus_beta1, beta2, one_minus_beta2, step_size, rectified, eps, eps_root;
 

@@ -3,6 +3,8 @@
 // without their rate.
 #pragma once
 
+#include "decay.h"
+#include "math.h"
 #include "rule.h"
 
 namespace onepass {
@@ -22,9 +24,10 @@ struct RMSprop : Rule {
       hyper::eps_root(&RMSprop::eps_root),
   };
 
-  template <class Real, unsigned kPresent>
+  template <class Real, unsigned kVariantBits>
   struct Update {
-    static constexpr bool kMomentum = (kPresent & 0b010) != 0, kCentered = (kPresent & 0b100) != 0;
+    static constexpr bool kMomentum = (kVariantBits & 0b010) != 0,
+                          kCentered = (kVariantBits & 0b100) != 0;
     Real l2, alpha, one_minus_alpha, eps, eps_root, momentum, lr;
 
     ONEPASS_FN Update(const RMSprop& h, double)

@@ -2,6 +2,7 @@
 // Igel and Huesken 2000: where the gradient's sign has changed the parameter rests for a step.
 #pragma once
 
+#include "math.h"
 #include "rule.h"
 
 namespace onepass {
@@ -20,7 +21,7 @@ struct Rprop : Rule {
       {"step_size_max", "step_sizes", 1, "step size", Range::kNonNegative, &Rprop::largest},
   };
 
-  template <class Real, unsigned kPresent>
+  template <class Real, unsigned kVariantBits>
   struct Update {
     Real eta_minus, eta_plus, smallest, largest;
 

@@ -1,9 +1,8 @@
-// What a rule is made of: the names of its states, the names and ranges of its hyper-parameters,
-// and the few functions that rules share. Rules use + - * / sqrt, fma and selection only, so that
-// every instruction set and device computes the same bits.
+// The schema of a rule: the names of its states, the names and ranges of its hyper-parameters.
+// Rules use + - * / sqrt, fma and selection only, so that every instruction set and device computes
+// the same bits; the functions that they share are in math.h and decay.h.
 #pragma once
 
-#include <cmath>
 #include <span>
 #include <string_view>
 
@@ -49,7 +48,7 @@ struct Rule {
 
 // A number of a parameter's state, in a step that may change it. It is computed in the type it is
 // stored in, as in torch.
-struct Number {
+struct StateNumber {
   double value;
   bool is_float32;
 
@@ -57,7 +56,7 @@ struct Number {
     return is_float32 ? static_cast<double>(float(x)) : x;
   }
   ONEPASS_FN void set(double x) { value = rounded(x); }
-  bool operator==(const Number&) const = default;
+  bool operator==(const StateNumber&) const = default;
 };
 
 enum class Range { kNonNegative, kBelowOne, kUpToOne, kInsideOne, kAboveOne, kFinite, kFlag };
@@ -130,119 +129,5 @@ struct DecayedMeans : Rule {
       hyper::flag("decouple_lr", &DecayedMeans::decouple_lr),
   };
 };
-
-// base^exponent for base and exponent >= 0: the whole part by repeated squaring, the rest by
-// repeated roots. One function for every device, because the pow of a device's mathematics library
-// is not that of another.
-ONEPASS_FN double power(double base, double exponent) {
-  double result = 1.0, square = base;
-  // Beyond 2^63 a power is what it is at 2^63: 0, 1 or infinite. No integer holds such an exponent,
-  // and what a conversion makes of it is another number on every architecture.
-  const auto whole = exponent < 0x1p63 ? static_cast<unsigned long long>(exponent) : 1ull << 63;
-  for (auto bits = whole; bits != 0; bits >>= 1) {
-    if ((bits & 1) != 0) result *= square;
-    square *= square;
-  }
-  double root = base, rest = exponent - static_cast<double>(whole);
-  // After 64 roots nothing is left of a base but 1. What a device was given may be no exponent at
-  // all, and must end too.
-  for (int roots = 0; roots < 64 && rest > 0.0; ++roots) {
-    root = std::sqrt(root);
-    rest *= 2.0;
-    if (rest < 1.0) continue;
-    result *= root;
-    rest -= 1.0;
-  }
-  return result;
-}
-
-// from + weight (to - from), in the form that is exact at both ends, as torch.lerp.
-template <class Real>
-ONEPASS_FN Real lerp(Real from, Real to, Real weight) {
-  const Real difference = to - from;
-  return weight < Real(0.5) ? from + weight * difference : to - difference * (Real(1) - weight);
-}
-
-// The same, rounded once fewer: bit for bit torch.lerp where torch has vector kernels, whose
-// multiplication and addition are one. Every fma is correctly rounded, one in software too.
-template <class Real>
-ONEPASS_FN Real fused_lerp(Real from, Real to, Real weight) {
-  const bool small = weight < Real(0.5);
-  return std::fma(small ? weight : weight - Real(1), to - from, small ? from : to);
-}
-
-// The larger value, or NaN where either is NaN, as torch.maximum.
-template <class Real>
-ONEPASS_FN Real maximum(Real a, Real b) {
-  return (a > b || a != a) ? a : b;
-}
-
-// x brought between the bounds, or NaN, as torch.clamp.
-template <class Real>
-ONEPASS_FN Real clamp(Real x, Real smallest, Real largest) {
-  const Real raised = x < smallest ? smallest : x;
-  return raised > largest ? largest : raised;
-}
-
-// -1, 0 or 1; 0 for NaN, as torch.sign.
-template <class Real>
-ONEPASS_FN Real sign(Real x) {
-  return Real(x > Real(0)) - Real(x < Real(0));
-}
-
-// The gradient with the coupled decay of L2 regularization.
-template <class Real>
-ONEPASS_FN Real with_l2(Real g, Real l2, Real p) {
-  return l2 != Real(0) ? g + l2 * p : g;
-}
-
-// Decoupled weight decay: the factor that remains of a parameter after one step (Loshchilov and
-// Hutter 2019, algorithm 2, line 12, with lr for their eta alpha). With `decouple_lr` the decay
-// follows the schedule alone, lr over the largest rate so far, so that a step at lr = 0 changes
-// nothing and no step takes more than weight_decay. reference_lr is that rate before this step.
-template <class Rule>
-ONEPASS_FN double kept(const Rule& h) {
-  if (h.decouple_lr == 0.0) return 1.0 - h.lr * h.weight_decay;
-  if (h.lr == 0.0) return 1.0;
-  const double largest = h.lr > h.reference_lr ? h.lr : h.reference_lr;
-  return 1.0 - h.weight_decay * (h.lr / largest);
-}
-
-// Of a rule whose decay may be either: the weight of L2 if it is coupled, and the factor that
-// remains of the parameter if it is decoupled. Each is neutral where the other is used.
-template <class Rule>
-ONEPASS_FN bool is_decoupled(const Rule& h) {
-  return h.decoupled_weight_decay != 0.0;
-}
-template <class Rule>
-ONEPASS_FN double l2_if_coupled(const Rule& h) {
-  return is_decoupled(h) ? 0.0 : h.weight_decay;
-}
-template <class Rule>
-ONEPASS_FN double kept_if_decoupled(const Rule& h) {
-  return is_decoupled(h) ? kept(h) : 1.0;
-}
-
-// Cautious steps (Liang et al. 2024, algorithm 1): an element whose step would go against its
-// gradient rests, and the others go further, so that the mean step stays. The least share is that
-// of the authors' code.
-template <class Real>
-ONEPASS_FN bool agree(Real direction, Real g) {
-  return sign(direction) * sign(g) > Real(0);
-}
-// As a number: a conversion of the truth value would not be vectorised.
-template <class Real>
-ONEPASS_FN Real agreement(Real direction, Real g) {
-  return agree(direction, g) ? Real(1) : Real(0);
-}
-ONEPASS_FN double cautious_scale(double agreeing, double size) {
-  const double share = agreeing / size;
-  return 1.0 / (share < 1e-3 ? 1e-3 : share);
-}
-
-// |x| / |y| of two sums of squares, and 1 where one of them is 0, as in the code of LAMB's authors.
-ONEPASS_FN double trust_ratio(double x_square, double y_square) {
-  return x_square == 0.0 || y_square == 0.0 ? 1.0 : std::sqrt(x_square) / std::sqrt(y_square);
-}
 
 }  // namespace onepass

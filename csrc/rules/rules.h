@@ -25,10 +25,18 @@
 namespace onepass {
 
 template <class... Rule>
-struct RuleList {};
+struct Family {};
 
-using Rules =
-    RuleList<SGD, Momentum, Adagrad, RMSprop, Adadelta, Adam, AdamW, Adamax, NAdam, RAdam, Rprop,
-             ASGD, LaProp, AdaBelief, Adan, Lion, ADOPT, LARS, NovoGrad, LAMB, EMA>;
+// Each family is compiled on its own, for the CPU and for devices.
+using Classic = Family<SGD, Momentum, Adagrad, RMSprop, Adadelta, Rprop, ASGD>;
+using AdamFamily = Family<Adam, AdamW, Adamax, NAdam, RAdam>;
+using Recent = Family<LaProp, AdaBelief, Adan, Lion, ADOPT>;
+using Layerwise = Family<LARS, NovoGrad, LAMB, EMA>;
+
+template <class... Each>
+struct FamilyList {};
+
+// The table's order is that of the families and of the rules in them.
+using Families = FamilyList<Classic, AdamFamily, Recent, Layerwise>;
 
 }  // namespace onepass

@@ -2,6 +2,7 @@
 // 2013, equations 3 and 4, in the form that evaluates gradients at the parameters.
 #pragma once
 
+#include "decay.h"
 #include "rule.h"
 
 namespace onepass {
@@ -20,7 +21,7 @@ struct SGD : Rule {
       hyper::flag("nesterov", &SGD::nesterov),
   };
 
-  template <class Real, unsigned kPresent>
+  template <class Real, unsigned kVariantBits>
   struct Update {
     Real l2, kept, share, momentum, nesterov, lr;
 
@@ -36,7 +37,7 @@ struct SGD : Rule {
 
     ONEPASS_FN Real operator()(Real p, Real g, Real* states) const {
       g = with_l2(g, l2, p);
-      if constexpr (kPresent != 0) {
+      if constexpr (kVariantBits != 0) {
         Real& b = states[0];
         b = kept * b + share * g;                        // b_t
         g = nesterov != Real(0) ? g + momentum * b : b;  // the direction d_t

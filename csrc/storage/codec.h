@@ -10,7 +10,7 @@ namespace onepass {
 
 // `size` elements that lie `stride` elements apart, and the tile they go to or come from.
 template <class Real>
-struct Run {
+struct StridedRun {
   void* memory;
   std::int64_t stride;
   Real* tile;
@@ -18,7 +18,7 @@ struct Run {
 };
 
 template <class Real, class Stored>
-ONEPASS_FN void decode_run(const Run<Real>& run) {
+ONEPASS_FN void decode_run(const StridedRun<Real>& run) {
   const auto* const memory = static_cast<const Stored*>(run.memory);
   ONEPASS_INDEPENDENT
   for (std::int64_t i = 0; i < run.size; ++i)
@@ -26,7 +26,7 @@ ONEPASS_FN void decode_run(const Run<Real>& run) {
 }
 
 template <class Real, class Stored>
-ONEPASS_FN void encode_run(const Run<Real>& run) {
+ONEPASS_FN void encode_run(const StridedRun<Real>& run) {
   auto* const memory = static_cast<Stored*>(run.memory);
   ONEPASS_INDEPENDENT
   for (std::int64_t i = 0; i < run.size; ++i) encode(run.tile[i], memory[i * run.stride]);

@@ -1,6 +1,6 @@
 #include "sweep.h"
 
-#include "line.h"
+#include "flat_index.h"
 #include "parallel.h"
 #include "tile.h"
 
@@ -9,29 +9,29 @@ namespace {
 
 // Elements [begin, end) of a task, whose gradient lies `grad_ahead` elements further on, and what
 // remains of the parameter before the step.
-struct Section {
+struct ElementRange {
   std::int64_t begin, end, grad_ahead = 0;
   double keep = 1.0;
 };
 
 template <class Real>
-void sweep_tiles(const Task& task, const Section& section) {
+void sweep_tiles(const Task& task, const ElementRange& range) {
   constexpr std::int64_t kTile = kTileBytes / sizeof(Real);
   Tile<Real> param, grad, states[kMaxStates];
-  for (std::int64_t first = section.begin; first < section.end; first += kTile) {
-    const std::int64_t size = std::min(kTile, section.end - first);
+  for (std::int64_t first = range.begin; first < range.end; first += kTile) {
+    const std::int64_t size = std::min(kTile, range.end - first);
     param.load(task, task.param, first, size);
-    grad.load(task, task.grad, first + section.grad_ahead, size);
+    grad.load(task, task.grad, first + range.grad_ahead, size);
     for (int k = 0; k < task.state_count; ++k) states[k].load(task, task.states[k], first, size);
     if (task.grad_scale != 0.0) {
       for (std::int64_t i = 0; i < size; ++i) grad.data[i] /= static_cast<Real>(task.grad_scale);
       grad.store(task, task.grad, first, size);
     }
-    if (section.keep != 1.0)
-      for (std::int64_t i = 0; i < size; ++i) param.data[i] *= static_cast<Real>(section.keep);
-    Stretch stretch{task.update, task.maximize, param.data, grad.data, {}, size};
-    for (int k = 0; k < task.state_count; ++k) stretch.states[k] = states[k].data;
-    task.tiled(stretch);
+    if (range.keep != 1.0)
+      for (std::int64_t i = 0; i < size; ++i) param.data[i] *= static_cast<Real>(range.keep);
+    LoopArgs args{task.update, task.maximize, param.data, grad.data, {}, size};
+    for (int k = 0; k < task.state_count; ++k) args.states[k] = states[k].data;
+    task.tiled(args);
     param.store(task, task.param, first, size);
     for (int k = 0; k < task.state_count; ++k) states[k].store(task, task.states[k], first, size);
   }
@@ -45,20 +45,19 @@ void sweep_tiles(const Task& task, const Section& section) {
   for (int k = 0; k < task.state_count; ++k) __builtin_prefetch(task.states[k].data, /*rw=*/1);
 }
 
-void sweep_section(const Task& task, const Section& section) {
-  if (task.in_place == nullptr || section.keep != 1.0) {
-    return task.arithmetic == Float::kFloat64 ? sweep_tiles<double>(task, section)
-                                              : sweep_tiles<float>(task, section);
+void sweep_range(const Task& task, const ElementRange& range) {
+  if (task.in_place == nullptr || range.keep != 1.0) {
+    return task.arithmetic == Float::kFloat64 ? sweep_tiles<double>(task, range)
+                                              : sweep_tiles<float>(task, range);
   }
-  Stretch stretch{task.update,
-                  task.maximize,
-                  element(task.param, section.begin),
-                  element(task.grad, section.begin + section.grad_ahead),
-                  {},
-                  section.end - section.begin};
-  for (int k = 0; k < task.state_count; ++k)
-    stretch.states[k] = element(task.states[k], section.begin);
-  task.in_place(stretch);
+  LoopArgs args{task.update,
+                task.maximize,
+                element(task.param, range.begin),
+                element(task.grad, range.begin + range.grad_ahead),
+                {},
+                range.end - range.begin};
+  for (int k = 0; k < task.state_count; ++k) args.states[k] = element(task.states[k], range.begin);
+  task.in_place(args);
 }
 
 // Multiplies each row of the parameter by what remains of it after the decay that it missed.
@@ -82,12 +81,12 @@ void keep_rows(const Task& task) {
 }  // namespace
 
 void sweep_task(const Task& task, std::int64_t begin, std::int64_t end) {
-  if (task.rows == nullptr) return sweep_section(task, {begin, end});
+  if (task.rows == nullptr) return sweep_range(task, {begin, end});
   for (std::int64_t k = begin / task.row_size; begin < end; ++k) {
     const std::int64_t stop = std::min(end, (k + 1) * task.row_size);
     const std::int64_t grad_ahead = (k - task.rows[k]) * task.row_size;
-    sweep_section(task, {begin - grad_ahead, stop - grad_ahead, grad_ahead,
-                         task.row_keep == nullptr ? 1.0 : task.row_keep[k]});
+    sweep_range(task, {begin - grad_ahead, stop - grad_ahead, grad_ahead,
+                       task.row_keep == nullptr ? 1.0 : task.row_keep[k]});
     begin = stop;
   }
 }
@@ -98,14 +97,14 @@ void catch_up(const Task& task) {
 
 void sweep(std::span<const Task> tasks, std::span<const std::int64_t> ends) {
   constexpr std::int64_t kAhead = 6;
-  const auto sweep_stretch = [&](std::int64_t begin, std::int64_t end) {
+  const auto sweep_part = [&](std::int64_t begin, std::int64_t end) {
     for_each_piece(ends, begin, end, [&](std::int64_t k, std::int64_t from, std::int64_t to) {
       if (k + kAhead < std::ssize(tasks)) prefetch_start(tasks[k + kAhead]);
       sweep_task(tasks[k], from, to);
     });
   };
   const std::int64_t total = ends.empty() ? 0 : ends.back();
-  in_parallel(0, total, kParallelThreshold, sweep_stretch);
+  in_parallel(0, total, kParallelThreshold, sweep_part);
 }
 
 }  // namespace onepass

@@ -6,8 +6,8 @@
 #include <cstddef>
 
 #include "../storage/codec.h"
-#include "sweep.h"
-#include "versions.h"
+#include "instruction_sets.h"
+#include "task.h"
 
 namespace onepass {
 
@@ -15,9 +15,9 @@ inline constexpr std::int64_t kTileBytes = 4096;  // four to six tiles stay in t
 
 // Where an operand with strides continues: the element's index in every dimension but the last,
 // kept as an odometer, so that a long run along the last dimension costs one addition.
-class Walk {
+class StridedCursor {
  public:
-  Walk(const Task& task, const Operand& operand, std::int64_t first)
+  StridedCursor(const Task& task, const Operand& operand, std::int64_t first)
       : sizes_(task.sizes), strides_(operand.strides), last_(task.dims - 1) {
     for (int dim = last_; dim >= 0; --dim) {
       index_[dim] = first % sizes_[dim];
@@ -48,21 +48,25 @@ class Walk {
 };
 
 template <class Real>
-using Codec = void (*)(const Run<Real>&);
+using Codec = void (*)(const StridedRun<Real>&);
 
 template <class Real>
 Codec<Real> decoder(Float type) {
-  static constexpr std::array<std::array<Codec<Real>, kVersions>, kFloatCount> table = {
-      Versions<&decode_run<Real, float>>::table, Versions<&decode_run<Real, double>>::table,
-      Versions<&decode_run<Real, BFloat16>>::table, Versions<&decode_run<Real, Half>>::table};
+  static constexpr std::array<std::array<Codec<Real>, kInstructionSetCount>, kFloatCount> table = {
+      PerInstructionSet<&decode_run<Real, float>>::table,
+      PerInstructionSet<&decode_run<Real, double>>::table,
+      PerInstructionSet<&decode_run<Real, BFloat16>>::table,
+      PerInstructionSet<&decode_run<Real, Half>>::table};
   return table[static_cast<int>(type)][instruction_set()];
 }
 
 template <class Real>
 Codec<Real> encoder(Float type) {
-  static constexpr std::array<std::array<Codec<Real>, kVersions>, kFloatCount> table = {
-      Versions<&encode_run<Real, float>>::table, Versions<&encode_run<Real, double>>::table,
-      Versions<&encode_run<Real, BFloat16>>::table, Versions<&encode_run<Real, Half>>::table};
+  static constexpr std::array<std::array<Codec<Real>, kInstructionSetCount>, kFloatCount> table = {
+      PerInstructionSet<&encode_run<Real, float>>::table,
+      PerInstructionSet<&encode_run<Real, double>>::table,
+      PerInstructionSet<&encode_run<Real, BFloat16>>::table,
+      PerInstructionSet<&encode_run<Real, Half>>::table};
   return table[static_cast<int>(type)][instruction_set()];
 }
 
@@ -78,21 +82,21 @@ inline std::byte* element(const Operand& operand, std::int64_t offset) {
 // Moves `size` elements from `first` on between an operand and a tile, by `codec`.
 template <class Real>
 void move_run(Codec<Real> codec, const Task& task, const Operand& operand, std::int64_t first,
-              Run<Real> run) {
+              StridedRun<Real> run) {
   if (operand.strides == nullptr) {
     run.memory = element(operand, first);
     run.stride = 1;
     codec(run);
     return;
   }
-  Walk walk(task, operand, first);
+  StridedCursor cursor(task, operand, first);
   for (std::int64_t left = run.size; left > 0; left -= run.size) {
-    run.memory = element(operand, walk.offset());
-    run.stride = walk.stride();
-    run.size = std::min(left, walk.left_in_run());
+    run.memory = element(operand, cursor.offset());
+    run.stride = cursor.stride();
+    run.size = std::min(left, cursor.left_in_run());
     codec(run);
     run.tile += run.size;
-    walk.advance(run.size);
+    cursor.advance(run.size);
   }
 }
 

@@ -1,4 +1,4 @@
-"""The native module; csrc/module.cpp says the same in C++."""
+"""The native module; csrc/bindings/module.cpp says the same in C++."""
 
 from collections.abc import Callable
 from typing import Any

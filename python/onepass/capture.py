@@ -49,7 +49,7 @@ def check_capture(optimizer: OnePass) -> None:
 def _may_be_captured(optimizer: OnePass) -> bool:
     """Returns whether torch would capture it: it asks for `capturable` in all groups or in none."""
     asked = [bool(group.get("capturable")) for group in optimizer.param_groups]
-    return all(asked) or (optimizer._captured_unasked and not any(asked))
+    return all(asked) or (optimizer._torch_lacks_capturable and not any(asked))
 
 
 def check_captured(optimizer: OnePass) -> None:

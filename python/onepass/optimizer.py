@@ -13,14 +13,14 @@ from ._native import C
 from ._torch import in_order, number_dtype, without_wrapper
 from .capture import check_capture
 from .containers import natively
-from .dispatched import fill_lists, step_by_op, step_locally
+from .hook_bypass import bypass_hooks
 from .loading import place_numbers, split_states, unwrap_states, wrap_states
+from .op_step import fill_lists, step_by_op, step_locally
 from .options import check_options, fill, has_torchs, split, start_reference_rate, tidy
 from .rules import RULES, State
 from .shards import refuse_shards
 from .single import check_single, unknown_class
 from .state import bytes_of, count_device, number_device, state_dtype
-from .watched import watched
 
 
 class OnePass(Optimizer):
@@ -30,7 +30,9 @@ class OnePass(Optimizer):
     """
 
     rule: str
-    _captured_unasked = False  # torch's class knows no `capturable` and never refuses a capture
+    _torch_lacks_capturable = (
+        False  # torch's class knows no `capturable` and never refuses a capture
+    )
 
     def __init__(self, params: ParamsT, options: dict[str, Any]) -> None:
         """Checks a subclass's arguments and gives torch's constructor those that it knows."""
@@ -43,7 +45,7 @@ class OnePass(Optimizer):
         else:
             super().__init__(in_order(params), known)
 
-    @watched
+    @bypass_hooks
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Takes one step.
 

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "parameter.h"
-#include "sweep/versions.h"
+#include "sweep/instruction_sets.h"
 
 namespace onepass {
 namespace {

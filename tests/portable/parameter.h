@@ -1,4 +1,4 @@
-// One parameter and its steps, planned as csrc/plan.cpp plans them, but without tensors.
+// One parameter and its steps, planned as csrc/step plans them, but without tensors.
 #pragma once
 
 #include <bit>
@@ -6,8 +6,8 @@
 #include <string_view>
 #include <vector>
 
-#include "algorithm.h"
 #include "numbers.h"
+#include "registry/algorithm.h"
 #include "sweep/sweep.h"
 
 namespace onepass {
@@ -124,7 +124,7 @@ class Parameter {
 
   void add_to(Digest& digest) {
     for (Memory& operand : operands_) operand.add_to(digest);
-    for (const Number& number : numbers_) digest.add(number.value);
+    for (const StateNumber& number : numbers_) digest.add(number.value);
     for (const double sum : squares_) digest.add(sum);
   }
 
@@ -178,7 +178,7 @@ class Parameter {
   const Scene& scene_;
   Task task_{};
   std::vector<Memory> operands_;
-  std::vector<Number> numbers_;
+  std::vector<StateNumber> numbers_;
   double squares_[kMaxSquares] = {};
 };
 

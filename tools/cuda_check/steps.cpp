@@ -19,14 +19,14 @@
 #include <string_view>
 #include <typeinfo>
 
-#include "cuda/records.h"
+#include "cuda/device_layout.h"
 #include "rules/variants.h"
 
 namespace onepass {
 namespace {
 
+using cuda::HostOrDeviceScalar;
 using cuda::Launch;
-using cuda::Scalar;
 
 constexpr int kElements = 5;  // a vector and a rest, of float and of double
 constexpr double kSquares[] = {2.0, 3.0};
@@ -103,7 +103,7 @@ std::string label_of(unsigned present) {
 }
 
 // One parameter as the kernels find it, and what must become of it.
-template <class Rule, unsigned kPresent, class Real>
+template <class Rule, unsigned kVariantBits, class Real>
 class Step {
  public:
   explicit Step(const Scene& scene) : scene_(scene) {
@@ -134,13 +134,13 @@ class Step {
     results.add(&step_, sizeof step_, static_cast<float>(scene_.step));
     for (std::size_t k = 0; k < kNumbers; ++k)
       results.add(&stored_[k], sizeof stored_[k], static_cast<float>(numbers_[k].value));
-    print("prepare<" + name_of<Rule>() + ", " + std::to_string(kPresent) + "u, " + kReal + ">",
+    print("prepare<" + name_of<Rule>() + ", " + std::to_string(kVariantBits) + "u, " + kReal + ">",
           results);
   }
 
   // For `sweep`: by which formulas it must compute the elements.
   void print_sweep() {
-    Number numbers[] = {numbers_[0], numbers_[1]};
+    StateNumber numbers[] = {numbers_[0], numbers_[1]};
     finish(construct<Update<Real>>(coefficients_, numbers));
     describe_memory();
     const std::unique_ptr<Update<Traced<Real>>> rule(
@@ -154,9 +154,9 @@ class Step {
   }
 
  private:
-  template <class Number>
-  using Update = typename Rule::template Update<Number, kPresent>;
-  static constexpr int kOperands = 2 + states_of<Rule, kPresent>();
+  template <class StateNumber>
+  using Update = typename Rule::template Update<StateNumber, kVariantBits>;
+  static constexpr int kOperands = 2 + states_of<Rule, kVariantBits>();
   static constexpr std::size_t kNumbers = std::size(Rule::kNumbers);
   static constexpr bool kIsDouble = sizeof(Real) == 8;
   static constexpr const char* kReal = kIsDouble ? "double" : "float";
@@ -165,8 +165,8 @@ class Step {
     return &operands_[operand][i * (scene_.is_strided ? operand + 1 : 1)];
   }
 
-  static Scalar on_device(float* number) {
-    Scalar scalar{.kind = Scalar::Kind::kFloat32};
+  static HostOrDeviceScalar on_device(float* number) {
+    HostOrDeviceScalar scalar{.kind = HostOrDeviceScalar::Kind::kFloat32};
     scalar.data = number;
     return scalar;
   }
@@ -187,7 +187,7 @@ class Step {
   }
 
   template <class Made>
-  Made* construct(void* place, Number* numbers) {
+  Made* construct(void* place, StateNumber* numbers) {
     if constexpr (kNumbers == 0) {
       return new (place) Made(rule_, scene_.step);
     } else {
@@ -197,8 +197,8 @@ class Step {
 
   template <class Made>
   static void finish(Made* update) {
-    Number numbers[] = {kNumber, kNumber};
-    if constexpr (Rule::squares(kPresent) > 0) update->finish(kSquares, kElements, numbers);
+    StateNumber numbers[] = {kNumber, kNumber};
+    if constexpr (Rule::squares(kVariantBits) > 0) update->finish(kSquares, kElements, numbers);
   }
 
   void add_element(const Update<Traced<Real>>& rule, int i, Pieces& results) {
@@ -235,19 +235,19 @@ class Step {
                 results.text().c_str());
   }
 
-  static constexpr Number kNumber{0.5, true};
+  static constexpr StateNumber kNumber{0.5, true};
   const Scene scene_;
   Rule rule_{};
   Pieces memory_;
   alignas(16) Real operands_[kOperands][kElements * 8] = {};
   alignas(16) std::byte coefficients_[kCoefficientBytes] = {};
-  Scalar hypers_[kMaxHypers];
+  HostOrDeviceScalar hypers_[kMaxHypers];
   std::int64_t layout_[1 + kMaxOperands] = {};
   std::uint32_t chunk_ = 0;
   float step_ = static_cast<float>(scene_.step - 1.0);
   float grad_scale_ = 8.0f, found_inf_ = 0.0f, stored_[kMaxNumbers] = {0.5f, 0.5f};
-  Number numbers_[kMaxNumbers] = {kNumber, kNumber};
-  cuda::Task task_{};
+  StateNumber numbers_[kMaxNumbers] = {kNumber, kNumber};
+  cuda::DeviceTask task_{};
   Launch launch_{.tasks = &task_,
                  .coefficients = coefficients_,
                  .hypers = hypers_,
@@ -261,27 +261,28 @@ class Step {
                  .chunk_size = cuda::kSmallestChunk};
 };
 
-template <int part>
-void print_part() {
-  for_each_rule<part>([]<class Rule>(RuleType<Rule>) {
-    for_each_variant<Rule>([]<unsigned kPresent>(Present<kPresent>) {
+template <class Family>
+void print_family() {
+  const auto print_rule = []<class Rule>(RuleType<Rule>) {
+    for_each_variant<Rule>([]<unsigned kVariantBits>(VariantBits<kVariantBits>) {
       std::printf("{\"class\": \"%s\", \"present\": %u, \"label\": \"%s\"}\n",
-                  name_of<Rule>().c_str(), kPresent, label_of<Rule>(kPresent).c_str());
+                  name_of<Rule>().c_str(), kVariantBits, label_of<Rule>(kVariantBits).c_str());
       for (const Scene& scene : kScenes) {
-        Step<Rule, kPresent, float>(scene).print_preparation();
-        Step<Rule, kPresent, double>(scene).print_preparation();
-        Step<Rule, kPresent, float>(scene).print_sweep();
-        Step<Rule, kPresent, double>(scene).print_sweep();
+        Step<Rule, kVariantBits, float>(scene).print_preparation();
+        Step<Rule, kVariantBits, double>(scene).print_preparation();
+        Step<Rule, kVariantBits, float>(scene).print_sweep();
+        Step<Rule, kVariantBits, double>(scene).print_sweep();
       }
     });
-  });
+  };
+  for_each_rule(print_rule, Family{});
 }
 
 }  // namespace
 }  // namespace onepass
 
 int main() {
-  [&]<int... part>(std::integer_sequence<int, part...>) {
-    (onepass::print_part<part>(), ...);
-  }(std::make_integer_sequence<int, onepass::kParts>{});
+  []<class... Family>(onepass::FamilyList<Family...>) {
+    (onepass::print_family<Family>(), ...);
+  }(onepass::Families{});
 }

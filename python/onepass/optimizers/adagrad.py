@@ -67,7 +67,7 @@ class Adagrad(OnePass, torch.optim.Adagrad):
     """
 
     rule = "adagrad"
-    _captured_unasked = True
+    _torch_lacks_capturable = True
 
     def __init__(
         self,

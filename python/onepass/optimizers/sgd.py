@@ -66,7 +66,7 @@ class SGD(OnePass, torch.optim.SGD):
     """
 
     rule = "sgd"
-    _captured_unasked = True
+    _torch_lacks_capturable = True
 
     def __init__(
         self,

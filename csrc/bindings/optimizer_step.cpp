@@ -1,0 +1,151 @@
+#include "optimizer_step.h"
+
+#include <ATen/record_function.h>
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+namespace onepass {
+
+namespace {
+
+constexpr const char* kBusy =
+    "this optimizer is in the middle of a step in another thread; give every thread its own "
+    "optimizer or take a lock around step()";
+
+}  // namespace
+
+// The time in which an optimizer is in use by one call about all its parameters. Ends with all
+// tensors let go.
+class OptimizerStep::Session {
+ public:
+  explicit Session(OptimizerStep& owner) : owner_(owner) {
+    TORCH_CHECK(!owner.busy_ && owner.stepping_.empty(), kBusy);
+    owner.busy_ = true;
+  }
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+  ~Session() {
+    owner_.call_.end();
+    owner_.busy_ = false;
+  }
+
+ private:
+  OptimizerStep& owner_;
+};
+
+// The time in which one of its parameters is stepped by itself, with a call that nobody else uses.
+class OptimizerStep::OneSession {
+ public:
+  OneSession(OptimizerStep& owner, PyObject* param) : owner_(owner) {
+    TORCH_CHECK(!owner.busy_, kBusy);
+    for (const auto& [other, call] : owner.stepping_)
+      TORCH_CHECK(other != param, "this parameter is in the middle of a step in another thread; ",
+                  "step it once for each gradient");
+    std::unique_ptr<Call> call;
+    if (owner.idle_.empty()) {
+      call = std::make_unique<Call>(owner.algorithm_, owner.shared_);
+    } else {
+      call = std::move(owner.idle_.back());
+      owner.idle_.pop_back();
+    }
+    call_ = call.get();
+    owner.idle_.reserve(owner.idle_.size() + owner.stepping_.size() + 1);  // for when they end
+    owner.stepping_.emplace_back(param, std::move(call));
+  }
+  OneSession(const OneSession&) = delete;
+  OneSession& operator=(const OneSession&) = delete;
+  ~OneSession() {
+    call_->end();
+    const auto found = std::ranges::find(owner_.stepping_, call_, get);
+    owner_.idle_.push_back(std::move(found->second));
+    owner_.stepping_.erase(found);
+  }
+
+  Call& call() const { return *call_; }
+  // Threads that are sweeping have let go of the GIL.
+  void check_memory() const {
+    for (const auto& [other, call] : owner_.stepping_)
+      TORCH_CHECK(call.get() == call_ || !call_->shares_memory(*call), "this parameter shares ",
+                  "memory with one that is in the middle of a step in another thread; step one ",
+                  "after the other");
+  }
+
+ private:
+  static const Call* get(const std::pair<PyObject*, std::unique_ptr<Call>>& stepping) {
+    return stepping.second.get();
+  }
+
+  OptimizerStep& owner_;
+  Call* call_ = nullptr;
+};
+
+OptimizerStep::OptimizerStep(const std::string& algorithm_name)
+    : algorithm_(algorithm(algorithm_name)), call_(algorithm_, shared_) {}
+
+bool OptimizerStep::step(const py::list& groups, const py::dict& state,
+                         const py::function& new_state, const py::object& grad_scale,
+                         const py::object& found_inf) {
+  const Session session(*this);
+  if (!call_.read_scaler(grad_scale, found_inf)) return true;
+  NewEntries made;
+  const Containers containers{groups.ptr(), state};
+  if (!call_.prepare(containers, new_state, made)) return false;
+  if (!call_.settle_scaler(containers)) return true;
+  carry_out(call_, containers, made);
+  ++steps_taken_;
+  return true;
+}
+
+bool OptimizerStep::step_one(const py::list& groups, const py::dict& state, const py::object& param,
+                             const py::function& new_state) {
+  const OneSession session(*this, param.ptr());
+  Call& call = session.call();
+  NewEntries made;
+  const Containers containers{groups.ptr(), state, param.ptr()};
+  if (!call.prepare(containers, new_state, made)) return false;
+  session.check_memory();
+  carry_out(call, containers, made);
+  return true;
+}
+
+// Takes a step that was prepared, with the state that was made for it.
+void OptimizerStep::carry_out(Call& call, const Containers& containers, NewEntries& made) const {
+  RECORD_FUNCTION(std::string("onepass::") + algorithm_.name, {});
+  call.stage(containers);
+  made.keep();
+  call.take();
+}
+
+std::pair<int, int> OptimizerStep::place_of(const py::list& groups, const py::dict& /*state*/,
+                                            const py::object& param) {
+  const ParamPlace& place = shared_.places.find(groups.ptr(), param.ptr());
+  return {place.group, place.index};
+}
+
+bool OptimizerStep::skips(const py::object& found_inf) {
+  return optional_number_of(found_inf.ptr(), {"found_inf", -1, OptionName::kScaler})
+             .value_or(0.0) != 0.0;
+}
+
+bool OptimizerStep::rehearse(const py::list& groups, const py::dict& state,
+                             const py::function& new_state) {
+  const Session session(*this);
+  NewEntries made;
+  const bool is_ready = call_.prepare({groups.ptr(), state}, new_state, made);
+  made.keep();
+  return is_ready;
+}
+
+void OptimizerStep::check(const py::list& groups, const py::dict& state, int first_group) {
+  const Session session(*this);
+  call_.check({groups.ptr(), state}, first_group);
+}
+
+void OptimizerStep::check_arguments(const py::dict& arguments, bool ranges) {
+  const Session session(*this);
+  call_.check_arguments(arguments.ptr(), ranges);
+}
+
+}  // namespace onepass

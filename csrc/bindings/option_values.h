@@ -1,0 +1,31 @@
+// The numbers of a parameter group: from Python's objects to doubles, checked.
+#pragma once
+
+#include "../registry/algorithm.h"
+#include "pyobject.h"
+
+namespace onepass {
+
+// Whether an object will always be read as the same number or numbers.
+bool is_constant(PyObject* object);
+
+// Whether an object is a number in its range that can be read without running Python code.
+bool read_plain(PyObject* object, const HyperInfo& hyper, double& number);
+
+// The option itself, or its item under the key of several; raises where there is none.
+py::object option_of(PyObject* value, const HyperInfo& hyper, int group);
+
+// Raises in torch's words unless the number is in its range.
+void check_range(double number, const py::object& item, const HyperInfo& hyper,
+                 const OptionName& name);
+
+// Any number, checked; reading it may run Python code.
+double read_hyper(const py::object& item, const HyperInfo& hyper, int group);
+
+// Whether an option is there and true.
+bool is_set(PyObject* value);
+
+// Whether a number is a tensor that only a device reads.
+bool is_on_device(const py::object& item);
+
+}  // namespace onepass

@@ -1,0 +1,81 @@
+#include "param_state.h"
+
+#include <bit>
+
+namespace onepass {
+
+StateReader::StateReader(const Algorithm& algorithm)
+    : algorithm_(algorithm),
+      step_key_(interned("step")),
+      decay_log_key_(interned("decay_log")),
+      row_decay_log_key_(interned("row_decay_log")) {
+  for (const State& number : algorithm_.numbers) number_keys_.push_back(interned(number.name));
+  for (const State& state : algorithm_.states) state_keys_.push_back(interned(state.name));
+}
+
+void StateReader::begin(PyObject* state) {
+  next_ = 0;
+  lookup_ = StateLookup(state);
+  own_.reset();
+}
+
+PyObject* StateReader::find(PyObject* param, const Group& group, const Subject& subject) {
+  PyObject* const state = own_ ? *own_ : lookup_.find(param);
+  if (state == nullptr || lacks(state, group)) return nullptr;
+  TORCH_CHECK_TYPE(PyDict_Check(state), "the state of ", subject.parameter(), " must be a dict");
+  return state;
+}
+
+// Whether a parameter's state is still to be made. Without a step count it is where the first of
+// its states is: torch's SGD also keeps states that are empty or None.
+bool StateReader::lacks(PyObject* state, const Group& group) const {
+  if (!PyDict_Check(state)) return false;
+  if (algorithm_.counts_steps) return PyDict_GET_SIZE(state) == 0;
+  PyObject* first = get(state, state_keys_[std::countr_zero(group.present)]);
+  return first == nullptr || first == Py_None;
+}
+
+void StateReader::read(PyObject* state, const Group& group, const Subject& subject,
+                       Tensors& tensors) const {
+  InOrder in_order(state);
+  const auto tensor_under = [&](PyObject* key, const char* role) {
+    return &tensor_of(in_order.find(key), subject, role);
+  };
+  if (algorithm_.counts_steps) tensors.step = tensor_under(step_key_, "step");
+  for (std::size_t k = 0; k < number_keys_.size(); ++k)
+    tensors.numbers[k] = tensor_under(number_keys_[k], algorithm_.numbers[k].name);
+  // What the state of nearly every parameter holds, and no logs of decay.
+  const auto usual = algorithm_.counts_steps + number_keys_.size() + group.state_count;
+  if (algorithm_.kept_without_gradient != nullptr &&
+      PyDict_GET_SIZE(state) > static_cast<Py_ssize_t>(usual) &&
+      get(state, decay_log_key_) != nullptr)
+    tensors.decay_log = {tensor_under(decay_log_key_, "decay_log"),
+                         tensor_under(row_decay_log_key_, "row_decay_log")};
+  int count = 0;
+  for (unsigned present = group.present; present != 0; present &= present - 1) {
+    const int k = std::countr_zero(present);
+    tensors.states[count++] = tensor_under(state_keys_[k], algorithm_.states[k].name);
+  }
+}
+
+void StateReader::add_logs(const std::deque<NewDecayLog>& logs, PyObject* groups, PyObject* state,
+                           NewEntries& entries) const {
+  // The states are all found before the first object is made: that may run code of Python's, which
+  // changes what was planned.
+  std::vector<py::object> owners;
+  StateLookup lookup(state);
+  for (const NewDecayLog& log : logs) {
+    const auto find = [&] {
+      PyObject* const params = params_of(PyList_GET_ITEM(groups, log.group), log.group);
+      return lookup.find(PyList_GET_ITEM(params, log.index));
+    };
+    owners.push_back(py::reinterpret_borrow<py::object>(own_ ? *own_ : find()));
+  }
+  const auto key = [](PyObject* name) { return py::reinterpret_borrow<py::object>(name); };
+  for (std::size_t k = 0; k < logs.size(); ++k) {
+    entries.insert(owners[k], key(decay_log_key_), py::cast(logs[k].sum));
+    entries.insert(owners[k], key(row_decay_log_key_), py::cast(logs[k].at_row));
+  }
+}
+
+}  // namespace onepass

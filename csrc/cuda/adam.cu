@@ -1,0 +1,7 @@
+#include "instantiate.cuh"
+
+namespace onepass::cuda {
+
+template std::vector<RuleKernels> kernels_of_family<AdamFamily>();
+
+}  // namespace onepass::cuda

@@ -1,0 +1,7 @@
+#include "instantiate.h"
+
+namespace onepass {
+
+template std::vector<Algorithm> algorithms_of<Recent>();
+
+}  // namespace onepass

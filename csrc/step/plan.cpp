@@ -1,0 +1,117 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "../sweep/instruction_sets.h"
+#include "task.h"
+#include "validate.h"
+
+namespace onepass {
+
+void Plan::begin(std::span<const Group> groups, const Scaler& scaler) {
+  clear();
+  groups_ = groups;
+  scaler_ = scaler;
+  sums_ = std::ranges::any_of(groups,
+                              [](const Group& group) { return group.variant().sums != nullptr; });
+  const bool scaled = scaler.scales();
+  const bool as_before = !scaled && !surroundings_.scaled &&
+                         surroundings_.instruction_set == instruction_set() &&
+                         surroundings_.emulation == cuda::emulated() &&
+                         std::ranges::equal(groups, surroundings_.kinds, {}, &Group::kind);
+  if (as_before) return;
+  tasks_.clear();
+  origins_.clear();
+  overlap_.forget_written();
+  surroundings_ = {scaled, instruction_set(), cuda::emulated(), {}};
+  for (const Group& group : groups) surroundings_.kinds.push_back(group.kind());
+}
+
+void Plan::clear() {
+  groups_ = {};
+  entries_.clear();
+  on_devices_ = 0;
+  catches_up_ = false;
+  coefficients_.clear();
+  devices_.clear();
+  memory_.clear();
+  scaler_.device_grad_scale.reset();
+  scaler_.found_inf.reset();
+}
+
+void Plan::add(const Tensors& tensors, const Subject& subject) {
+  const std::size_t k = entries_.size();
+  Entry& entry = entries_.emplace_back(tensors, subject.group, subject.index);
+  if (k == tasks_.size()) {
+    tasks_.emplace_back();
+    origins_.emplace_back();
+    overlap_.forget_written();
+  }
+  const Validation validation(group_of(k), scaler_, subject, memory_);
+  entry.on_device = tensors.grad != nullptr && cuda::on_device(*tensors.param);
+  if (entry.on_device) check_device(*tensors.param, subject);
+  on_devices_ += entry.on_device ? 1 : 0;
+  validation.check_numbers(entry);
+  ByteRanges ranges;  // of operands that there are: to clear it for each takes long
+  bool usual = validation.take_fast_path(entry.tensors, ranges);
+  if (usual && keep_task(k, ranges)) return;
+  std::fill(ranges.begin() + 2 + group_of(k).state_count, ranges.end(), ByteRange{});
+  usual = usual && is_supported(*tensors.param);
+  origins_[k].usual = false;
+  if (!usual) ranges = validation.check_operands(entry);
+  validation.check_separate(entry.tensors, ranges);
+  make_task(k, ranges, usual);
+}
+
+// Whether the task of the step before is that of this one, but for the place of the gradient. All
+// ranges are of one length.
+bool Plan::keep_task(std::size_t k, const ByteRanges& ranges) {
+  const Entry& entry = entries_[k];
+  TaskOrigin& origin = origins_[k];
+  Task& task = tasks_[k];
+  bool same = origin.usual && origin.group == entry.group &&
+              origin.type == entry.tensors.param->dtype() && origin.ranges[0] == ranges[0] &&
+              origin.device_count == entry.device_count();
+  for (int state = 0; same && state < task.state_count; ++state)
+    same = origin.ranges[2 + state].begin == ranges[2 + state].begin;
+  if (!same || origin.ranges[1].begin == ranges[1].begin) return same;
+  for (int operand = 0; operand < 2 + task.state_count; ++operand)
+    if (operand != 1 && ranges[1].overlaps(ranges[operand])) return false;
+  origin.ranges[1] = ranges[1];
+  task.grad.data = const_cast<std::byte*>(ranges[1].begin);
+  overlap_.move_gradient(k, ranges[1]);
+  return true;
+}
+
+void Plan::make_task(std::size_t k, const ByteRanges& ranges, bool usual) {
+  const Entry& entry = entries_[k];
+  const TaskOrigin before = std::exchange(origins_[k], {});
+  const std::int64_t size_before = std::exchange(tasks_[k], {}).size;
+  if (entry.tensors.grad == nullptr) return overlap_.forget_written();
+  Task& task = tasks_[k] = task_of(entry, group_of(k), ranges, usual, memory_);
+  task.grad_scale = scaler_.grad_scale;
+  const bool is_alike =
+      k > 0 && entry.group == entries_[k - 1].group && entry.on_device == entries_[k - 1].on_device;
+  choose_loops(task, group_of(k), entry.on_device, is_alike ? &tasks_[k - 1] : nullptr);
+  origins_[k] = {ranges, entry.group, entry.tensors.param->dtype(), usual, entry.device_count()};
+  if (before.ranges != ranges || before.device_count != origins_[k].device_count ||
+      task.size != size_before)
+    overlap_.forget_written();
+}
+
+void Plan::close() {
+  if (tasks_.size() != entries_.size()) {
+    tasks_.resize(entries_.size());
+    origins_.resize(entries_.size());
+    overlap_.forget_written();
+  }
+  if (!overlap_.written_changed()) return overlap_.find(origins_, scaler_.scales(), {});
+  ends_.clear();
+  std::int64_t end = 0;
+  for (std::size_t k = 0; k < tasks_.size(); ++k)
+    ends_.push_back(end += entries_[k].on_device ? 0 : tasks_[k].size);
+  overlap_.find(origins_, scaler_.scales(), numbers_on_devices(entries_));
+}
+
+}  // namespace onepass

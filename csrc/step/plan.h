@@ -1,0 +1,97 @@
+// The plan of one step: everything it will touch, validated. Nothing is written before commit().
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <span>
+#include <vector>
+
+#include "../cuda/device.h"
+#include "../sweep/reduce.h"
+#include "../sweep/sweep.h"
+#include "coefficients.h"
+#include "devices.h"
+#include "entry.h"
+#include "group.h"
+#include "overlap.h"
+
+namespace onepass {
+
+// The order of calls is begin, add for each parameter, close, stage, commit, reduce and sweep. From
+// commit() on nothing fails, allocates or runs Python code, so that no step is taken by half.
+//
+// Between steps a plan keeps addresses, and what it concluded from them. It looks every tensor up
+// anew in every step; where all it finds about a parameter is as before, so is the conclusion.
+class Plan {
+ public:
+  // Starts a new step.
+  void begin(std::span<const Group> groups, const Scaler& scaler = {});
+  // Validates a parameter with its tensors, borrowed until clear(), and adds it. Without a gradient
+  // it is validated and that is all.
+  void add(const Tensors& tensors, const Subject& subject);
+  // Ends the adding: looks for memory that parameters share.
+  void close();
+  // Allocates what the phases after it need, and copies to devices what their kernels read. Nothing
+  // after it can fail but a device.
+  void stage();
+  // Counts the steps, bumps the version counters, computes the coefficients.
+  void commit();
+  // Sums over parameters where coefficients wait for it, then sweeps all tasks; those on devices
+  // without waiting for them.
+  void sweep();
+  // Forgets all tensors and keeps the vectors' memory for the next step.
+  void clear();
+
+  // The logs that states lack: where there are any after close(), the step has to be planned anew
+  // with them.
+  const std::deque<NewDecayLog>& new_decay_logs() const { return memory_.new_decay_logs; }
+
+  // Whether the step is so large that other threads may run during sweep(). Then stage() holds all
+  // memory until clear(), whatever they let go of.
+  bool lets_others_run() const { return elements() > kReleaseThreshold; }
+  // Whether one of two closed plans writes what the other reads or writes.
+  bool shares_memory(const Plan& other) const { return share_memory(origins_, other.origins_); }
+  // Whether some parameter with a gradient is on the CPU.
+  bool steps_on_cpu() const { return on_devices_ < entries_.size(); }
+
+ private:
+  // How many parameters ahead the headers of tensors are asked for, and then what they lead to.
+  static constexpr std::size_t kHeadersAhead = 8, kPartsAhead = 4;
+
+  const Group& group_of(std::size_t k) const { return groups_[entries_[k].group]; }
+  std::int64_t elements() const { return ends_.empty() ? 0 : ends_.back(); }  // on the CPU
+  bool keep_task(std::size_t k, const ByteRanges& ranges);
+  void make_task(std::size_t k, const ByteRanges& ranges, bool usual);
+  void hold();
+  double count(const Entry& entry) const;
+  void bump_versions(std::size_t k) const;
+  void note_caught_up(std::size_t k);
+  void catch_up_rows(std::size_t first, std::size_t last);
+  void reduce(std::size_t first, std::size_t last);
+
+  // What tasks depend on beside their parameters.
+  struct Surroundings {
+    bool scaled = false;  // scaled gradients are written: no conclusion about them is kept
+    int instruction_set = -1;
+    cuda::Emulation emulation = {};
+    std::vector<GroupKind> kinds;
+  };
+
+  Scaler scaler_;
+  Surroundings surroundings_;
+  std::span<const Group> groups_;
+  std::vector<Entry> entries_;
+  std::vector<Task> tasks_;          // by entry, and kept between steps
+  std::vector<TaskOrigin> origins_;  // what each was made from
+  std::vector<std::int64_t> ends_;   // where each ends, laid end to end
+  std::size_t on_devices_ = 0;       // how many of entries_
+  bool sums_ = false;                // some group's coefficients wait for sums
+  bool catches_up_ = false;  // some parameter with a dense gradient has rows that missed decay
+  Overlap overlap_;
+  StepCoefficients coefficients_;
+  SquareSums squares_;
+  DevicePlans devices_;
+  StepMemory memory_;
+};
+
+}  // namespace onepass

@@ -1,0 +1,19 @@
+// From the tensors of a parameter, once they are validated, to memory, layout and loops.
+#pragma once
+
+#include "../sweep/task.h"
+#include "entry.h"
+#include "group.h"
+
+namespace onepass {
+
+// The task of a parameter whose operands lie in `ranges`. `usual`: they are of one type and shape
+// and contiguous.
+Task task_of(const Entry& entry, const Group& group, const ByteRanges& ranges, bool usual,
+             StepMemory& memory);
+
+// Chooses the loops of a task. Nearly always it is of the kind of another one, `like`, whose loops
+// are good for it too; null where it may not be.
+void choose_loops(Task& task, const Group& group, bool on_device, const Task* like);
+
+}  // namespace onepass

@@ -1,0 +1,41 @@
+// What the sweep does to one parameter.
+#pragma once
+
+#include <cstdint>
+
+#include "loop.h"
+
+namespace onepass {
+
+// How the elements of an operand lie in memory, relative to the order in which a task is swept.
+// `strides` is null when the operand lies in that very order without gaps.
+struct Operand {
+  void* data = nullptr;
+  const std::int64_t* strides = nullptr;
+  Float type = Float::kFloat32;
+};
+
+// One parameter in one step: plain memory, already validated.
+struct Task {
+  std::int64_t size = 0;
+  int dims = 0;                         // of the operands that have strides
+  const std::int64_t* sizes = nullptr;  // outermost first
+  Operand param, grad, states[kMaxStates];
+  int state_count = 0;
+  bool maximize = false;
+  Float arithmetic = Float::kFloat32;  // kFloat32 or kFloat64
+  // A sparse gradient has `row_size` elements for each of `rows`, the rows of the other operands;
+  // a dense one has null.
+  std::int64_t row_size = 0;
+  const std::int64_t* rows = nullptr;
+  // The share that remains of each row after the decay that it missed, or null: of `rows`, or where
+  // the gradient is dense of all rows, which catch_up() multiplies.
+  const double* row_keep = nullptr;
+  double grad_scale = 0.0;       // the gradient is divided by it and written back; 0: neither
+  const void* update = nullptr;  // the rule's coefficients
+  Loop in_place = nullptr;       // the loop over these very types, if there is one
+  Loop tiled = nullptr;          // the loop over tiles of the arithmetic type
+  SumLoop sums = nullptr;        // the loop of sums over such tiles, if the rule waits for any
+};
+
+}  // namespace onepass
