@@ -14,6 +14,7 @@ from torch import Tensor
 
 from benchmarks import machine
 from benchmarks.agreement import ParamGroups, check_same, check_same_move
+from benchmarks.bare_sweep import sweep_without_arithmetic
 from benchmarks.models import Groups
 from benchmarks.timing import Step, time_batch
 from benchmarks.workloads import Workload, one_tensor
@@ -286,14 +287,13 @@ def count_states(optimizer: torch.optim.Optimizer) -> int:
 
 
 def make_sweep(work: Workload, states: int) -> Step:
-    """A sweep over the bytes of parameters, gradients and states; raises Absent."""
-    sweep = find_attribute("onepass._C", "sweep_without_arithmetic")
+    """A sweep over the bytes of parameters, gradients and states."""
     itemsize = work.torch_dtype.itemsize
     sizes = [math.prod(shape) * itemsize // 4 for group in work.groups for shape in group]
     rows = [[torch.rand(size) for _ in range(2 + states)] for size in sizes]
 
     def run() -> None:
         for param, grad, *rest in rows:
-            sweep(param, grad, rest)
+            sweep_without_arithmetic(param, grad, rest)
 
     return run

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from benchmarks import __main__ as cli
 from benchmarks import contestants, machine, measuring, suites, timing
+from benchmarks.bare_sweep import sweep_without_arithmetic
 from benchmarks.contestants import FASTEST, FOR_LOOP, OPTIMIZERS, OURS, SWEEP, Contestant
 from benchmarks.timing import Summary
 from benchmarks.workloads import Workload, group_per_tensor, one_group, one_tensor
@@ -167,3 +168,18 @@ def test_the_page_is_written_from_the_newest_results() -> None:
     text = cli.page.PAGE.read_text()
     assert cli.page.render(text) == text, "run: python -m benchmarks page"
     assert cli.page.BLOCK.search(text)
+
+
+@pytest.mark.parametrize("size", (0, 1, 37, 100_003))
+def test_the_bare_sweep_reads_and_writes_everything_once(size: int) -> None:
+    for states in range(5):
+        before = [torch.randn(size).view(torch.int32) for _ in range(2 + states)]
+        param, grad, *rest = [tensor.clone().view(torch.float32) for tensor in before]
+        sweep_without_arithmetic(param, grad, rest)
+        written = [before[0] ^ before[1], before[1], *(had ^ before[1] for had in before[2:])]
+        for had, has in zip(written, [param, grad, *rest], strict=True):
+            assert torch.equal(has.view(torch.int32), had)
+    for wrong in ([torch.zeros(8)] * 5, [torch.zeros(7)], [torch.zeros(8).double()],
+                  [torch.zeros(16)[::2]]):  # fmt: skip
+        with pytest.raises(ValueError, match=r"states|tensors"):
+            sweep_without_arithmetic(torch.zeros(8), torch.zeros(8), wrong)

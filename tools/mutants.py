@@ -27,8 +27,9 @@ from tests.built import BUILD, ROOT, built_object, files_of, flags
 
 CSRC = ROOT / "csrc"
 UNITS = sorted(file.relative_to(ROOT) for file in CSRC.glob("**/*.cpp"))
-SOURCES = ("rules/*.h", "sweep/s*.cpp", "sweep/flat_index.h", "sweep/tile.h", "storage/floats.h", "step/*",
-           "tensor/checks.cpp", "registry/algorithm.cpp", "bindings/param_groups.cpp")  # fmt: skip
+SOURCES = ("rules/*.h", "sweep/*.cpp", "sweep/flat_index.h", "sweep/tile.h", "storage/floats.h",
+           "step/*", "tensor/*.cpp", "registry/algorithm.cpp", "bindings/option_values.cpp",
+           "bindings/param_groups.cpp")  # fmt: skip
 TABLES = {"rules.h", "variants.h", "plan.h", "devices.cpp"}  # or for devices
 TESTS = ["algorithms", "never_stale", "copies", "claims", "parity", "sparse", "layouts", "gaps"]
 MOST_SECONDS = 900  # of the tests; more is a loop without an end

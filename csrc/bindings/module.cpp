@@ -1,11 +1,9 @@
 // The native module onepass._C.
-#include <ATen/Parallel.h>
 #include <ATen/record_function.h>
 #include <torch/csrc/Exceptions.h>
 
 #include "../../tests/cuda_emulation/bindings.h"
 #include "../cuda/runtime.h"
-#include "../sweep/flat_index.h"
 #include "../sweep/instruction_sets.h"
 #include "optimizer_step.h"
 
@@ -82,76 +80,6 @@ py::list rules() {
 // Whether somebody asked to be told of what Python names by record_function.
 bool is_profiled() { return at::isRecordFunctionEnabled() && at::hasCallbacks(); }
 
-// What each of `parts` equal stretches of the line of tensors holds: (tensor, begin, end).
-py::list pieces(const std::vector<std::int64_t>& sizes, std::int64_t parts) {
-  TORCH_CHECK_VALUE(parts > 0, "parts must be positive, got ", parts);
-  std::vector<std::int64_t> ends;
-  ends.reserve(sizes.size());
-  for (const std::int64_t size : sizes) ends.push_back((ends.empty() ? 0 : ends.back()) + size);
-  const std::int64_t total = ends.empty() ? 0 : ends.back();
-  const std::int64_t length = std::max<std::int64_t>(1, (total + parts - 1) / parts);
-  py::list all;
-  for (std::int64_t begin = 0; begin < total; begin += length) {
-    py::list args;
-    for_each_piece(ends, begin, std::min(total, begin + length),
-                   [&](std::int64_t k, std::int64_t from, std::int64_t to) {
-                     args.append(py::make_tuple(k, from, to));
-                   });
-    all.append(args);
-  }
-  return all;
-}
-
-// As few instructions as read every operand and write all but the gradient. Copies from one to the
-// next would not do: what is overwritten would not be read.
-template <int kStates>
-ONEPASS_FN void touch(const LoopArgs& args) {
-  auto* const param = static_cast<std::uint32_t*>(args.param);
-  const auto* const grad = static_cast<const std::uint32_t*>(args.grad);
-  std::uint32_t* states[kMaxStates];
-  for (int k = 0; k < kStates; ++k) states[k] = static_cast<std::uint32_t*>(args.states[k]);
-  ONEPASS_INDEPENDENT
-  for (std::int64_t i = 0; i < args.size; ++i) {
-    const std::uint32_t bits = grad[i];
-    param[i] ^= bits;
-    for (int k = 0; k < kStates; ++k) states[k][i] ^= bits;
-  }
-}
-
-template <int... kStates>
-Loop touch_of(std::size_t states, std::integer_sequence<int, kStates...>) {
-  const Loop loops[] = {PerInstructionSet<&touch<kStates>>::table[instruction_set()]...};
-  return loops[states];
-}
-
-// Reads and writes the bytes of a step in float32 and computes nothing: the limit to hold the sweep
-// against.
-void sweep_without_arithmetic(const at::Tensor& param, const at::Tensor& grad,
-                              const std::vector<at::Tensor>& states) {
-  TORCH_CHECK_VALUE(states.size() <= kMaxStates, "at most ", kMaxStates, " states, got ",
-                    states.size());
-  std::uint32_t* starts[kMaxOperands] = {};
-  int count = 0;
-  const auto take = [&](const at::Tensor& tensor) {
-    TORCH_CHECK_VALUE(tensor.scalar_type() == at::kFloat && tensor.is_cpu() &&
-                          tensor.is_contiguous() && tensor.numel() == param.numel(),
-                      "all tensors must be float32 on the CPU, contiguous and of one size");
-    starts[count++] = static_cast<std::uint32_t*>(tensor.mutable_data_ptr());
-  };
-  take(param);
-  take(grad);
-  for (const at::Tensor& state : states) take(state);
-  const Loop loop = touch_of(states.size(), std::make_integer_sequence<int, kMaxStates + 1>{});
-  at::parallel_for(0, param.numel(), kParallelThreshold / 2, [&](std::int64_t i, std::int64_t end) {
-    LoopArgs args{};
-    args.param = starts[0] + i;
-    args.grad = starts[1] + i;
-    for (int k = 2; k < count; ++k) args.states[k - 2] = starts[k] + i;
-    args.size = end - i;
-    loop(args);
-  });
-}
-
 }  // namespace
 }  // namespace onepass
 
@@ -189,9 +117,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", &build_info);
   m.def("rules", &rules);
   m.def("set_instruction_set", &set_instruction_set, py::arg("name"));
-  m.def("pieces", &pieces, py::arg("sizes"), py::arg("parts"));
-  m.def("sweep_without_arithmetic", &sweep_without_arithmetic, py::arg("param"), py::arg("grad"),
-        py::arg("states"));
 #ifdef ONEPASS_EMULATE_CUDA
   emulation::bind(m);
 #endif

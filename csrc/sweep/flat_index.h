@@ -10,15 +10,18 @@ namespace onepass {
 
 // `ends[k]` is where tensor k ends on the line. Calls visit(k, begin, end) for each part of a
 // tensor that lies in [begin, end) of the line, with begin and end counted from the tensor's first
-// element.
-template <class Visit>
+// element. A tensor is cut only at multiples of kBlock of its elements; neighbouring stretches of
+// the line agree on the place.
+template <std::int64_t kBlock = 1, class Visit>
 void for_each_piece(std::span<const std::int64_t> ends, std::int64_t begin, std::int64_t end,
                     const Visit& visit) {
   auto k = std::upper_bound(ends.begin(), ends.end(), begin) - ends.begin();
   while (begin < end) {
     const std::int64_t start = k == 0 ? 0 : ends[k - 1];
     const std::int64_t stop = std::min(ends[k], end);
-    if (begin < stop) visit(k, begin - start, stop - start);
+    const std::int64_t first = (begin - start) / kBlock * kBlock;
+    const std::int64_t last = stop == ends[k] ? stop - start : (stop - start) / kBlock * kBlock;
+    if (first < last) visit(k, first, last);
     begin = stop;
     ++k;
   }

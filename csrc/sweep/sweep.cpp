@@ -98,10 +98,12 @@ void catch_up(const Task& task) {
 void sweep(std::span<const Task> tasks, std::span<const std::int64_t> ends) {
   constexpr std::int64_t kAhead = 6;
   const auto sweep_part = [&](std::int64_t begin, std::int64_t end) {
-    for_each_piece(ends, begin, end, [&](std::int64_t k, std::int64_t from, std::int64_t to) {
-      if (k + kAhead < std::ssize(tasks)) prefetch_start(tasks[k + kAhead]);
-      sweep_task(tasks[k], from, to);
-    });
+    for_each_piece<kLongestBlock>(ends, begin, end,
+                                  [&](std::int64_t k, std::int64_t from, std::int64_t to) {
+                                    if (k + kAhead < std::ssize(tasks))
+                                      prefetch_start(tasks[k + kAhead]);
+                                    sweep_task(tasks[k], from, to);
+                                  });
   };
   const std::int64_t total = ends.empty() ? 0 : ends.back();
   in_parallel(0, total, kParallelThreshold, sweep_part);

@@ -7,6 +7,10 @@
 
 namespace onepass {
 
+// Threads cut a parameter at multiples of so many elements, the longest block of a storage format:
+// no two of them see the same block.
+inline constexpr std::int64_t kLongestBlock = 64;
+
 // How the elements of an operand lie in memory, relative to the order in which a task is swept.
 // `strides` is null when the operand lies in that very order without gaps.
 struct Operand {

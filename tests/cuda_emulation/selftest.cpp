@@ -49,7 +49,7 @@ void require_error(unsigned threads, const Body& body, const std::vector<std::st
   require(threads_run == std::vector<int>(64, 1), "the emulator is usable after " + said);
 }
 
-std::string here(int line) { return "emulation_selftest.cpp:" + std::to_string(line); }
+std::string here(int line) { return "selftest.cpp:" + std::to_string(line); }
 
 // ---- what kernels do
 
