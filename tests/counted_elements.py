@@ -23,7 +23,6 @@ MIXES = {
     "bfloat16": (torch.bfloat16, torch.bfloat16),
     "bfloat16-float32": (torch.bfloat16, torch.float32),
     "float32-bfloat16": (torch.float32, torch.bfloat16),
-    "float16-float32": (torch.float16, torch.float32),
 }
 
 

@@ -27,8 +27,7 @@ inline constexpr struct {
               {Float::kFloat64, Float::kFloat64, Float::kFloat64},
               {Float::kBFloat16, Float::kBFloat16, Float::kBFloat16},
               {Float::kFloat32, Float::kFloat32, Float::kBFloat16},
-              {Float::kBFloat16, Float::kBFloat16, Float::kFloat32},
-              {Float::kFloat16, Float::kFloat16, Float::kFloat32}};
+              {Float::kBFloat16, Float::kBFloat16, Float::kFloat32}};
 inline constexpr int kMixCount = std::size(kMixes);
 inline constexpr int kMixFloat32 = 0;
 inline constexpr int kMixFloat64 = 1;

@@ -21,8 +21,7 @@ Loop loop_for(int mix) {
       PerInstructionSet<&run_loop<Update64, kStates, double, double, double>>::table,
       PerInstructionSet<&run_loop<Update32, kStates, BFloat16, BFloat16, BFloat16>>::table,
       PerInstructionSet<&run_loop<Update32, kStates, float, float, BFloat16>>::table,
-      PerInstructionSet<&run_loop<Update32, kStates, BFloat16, BFloat16, float>>::table,
-      PerInstructionSet<&run_loop<Update32, kStates, Half, Half, float>>::table};
+      PerInstructionSet<&run_loop<Update32, kStates, BFloat16, BFloat16, float>>::table};
   return table[mix][instruction_set()];
 }
 
