@@ -25,7 +25,7 @@ void check_unchanged(bool is_unchanged) {
 
 }  // namespace
 
-Call::Call(const Algorithm& algorithm, Shared& shared)
+Call::Call(const Algorithm& algorithm, SharedByCalls& shared)
     : algorithm_(algorithm), shared_(shared), reader_(algorithm), states_(algorithm) {}
 
 void Call::end() {

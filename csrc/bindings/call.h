@@ -16,7 +16,7 @@ namespace onepass {
 
 // What all calls of one optimizer share. Several may be under way, each in a thread of its own;
 // what is here changes only where no code of Python's runs.
-struct Shared {
+struct SharedByCalls {
   DeviceCounts counts;
   ParamPlaces places;
 };
@@ -33,7 +33,7 @@ struct Containers {
 // never be stale.
 class Call {
  public:
-  Call(const Algorithm& algorithm, Shared& shared);
+  Call(const Algorithm& algorithm, SharedByCalls& shared);
 
   // Whether there is a step to take, as far as the host knows.
   bool read_scaler(const py::object& grad_scale, const py::object& found_inf);
@@ -45,6 +45,7 @@ class Call {
   bool settle_scaler(const Containers& containers);
   // Allocates what the step needs; the last that may fail.
   void stage(const Containers& containers);
+  // Carries the step out: nothing of it fails but a device.
   void take();
   // Whether a step that was prepared shares memory with one that is being swept in another thread.
   bool shares_memory(const Call& other) const {
@@ -82,7 +83,7 @@ class Call {
   bool localize_state(Tensors& tensors, PyObject* spec, int state_count);
 
   const Algorithm& algorithm_;
-  Shared& shared_;
+  SharedByCalls& shared_;
   GroupReader reader_;
   StateReader states_;
   Scaler scaler_;

@@ -36,9 +36,9 @@ class OptimizerStep::Session {
 };
 
 // The time in which one of its parameters is stepped by itself, with a call that nobody else uses.
-class OptimizerStep::OneSession {
+class OptimizerStep::SingleParamSession {
  public:
-  OneSession(OptimizerStep& owner, PyObject* param) : owner_(owner) {
+  SingleParamSession(OptimizerStep& owner, PyObject* param) : owner_(owner) {
     TORCH_CHECK(!owner.busy_, kBusy);
     for (const auto& [other, call] : owner.stepping_)
       TORCH_CHECK(other != param, "this parameter is in the middle of a step in another thread; ",
@@ -54,9 +54,9 @@ class OptimizerStep::OneSession {
     owner.idle_.reserve(owner.idle_.size() + owner.stepping_.size() + 1);  // for when they end
     owner.stepping_.emplace_back(param, std::move(call));
   }
-  OneSession(const OneSession&) = delete;
-  OneSession& operator=(const OneSession&) = delete;
-  ~OneSession() {
+  SingleParamSession(const SingleParamSession&) = delete;
+  SingleParamSession& operator=(const SingleParamSession&) = delete;
+  ~SingleParamSession() {
     call_->end();
     const auto found = std::ranges::find(owner_.stepping_, call_, get);
     owner_.idle_.push_back(std::move(found->second));
@@ -100,7 +100,7 @@ bool OptimizerStep::step(const py::list& groups, const py::dict& state,
 
 bool OptimizerStep::step_one(const py::list& groups, const py::dict& state, const py::object& param,
                              const py::function& new_state) {
-  const OneSession session(*this, param.ptr());
+  const SingleParamSession session(*this, param.ptr());
   Call& call = session.call();
   NewEntries made;
   const Containers containers{groups.ptr(), state, param.ptr()};

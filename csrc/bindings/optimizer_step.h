@@ -47,7 +47,7 @@ class OptimizerStep {
 
  private:
   class Session;
-  class OneSession;
+  class SingleParamSession;
 
   void carry_out(Call& call, const Containers& containers, NewEntries& made) const;
 
@@ -58,7 +58,7 @@ class OptimizerStep {
   std::vector<std::pair<PyObject*, std::unique_ptr<Call>>> stepping_;
   std::vector<std::unique_ptr<Call>> idle_;
   std::int64_t steps_taken_ = 0;
-  Shared shared_;
+  SharedByCalls shared_;
   Call call_;
 };
 

@@ -87,7 +87,7 @@ Group GroupReader::read_group(PyObject* dict, int index, const Values& values) c
       const OptionName name{hyper.key, hyper.index, index};
       const at::Tensor& number = THPVariable_Unpack(item.ptr());
       cuda::check_number_on_device(number, name.text(), " (" + name.where() + ")");
-      read.on_device.emplace_back(k, number);
+      read.device_hypers.emplace_back(k, number);
     }
     if (!on_device || steps_on_cpu(dict)) read.hypers[k] = read_hyper(item, hyper, index);
   }
@@ -174,7 +174,7 @@ void GroupReader::check_arguments(PyObject* arguments, bool ranges) const {
 
 bool GroupReader::knows_on_host(const Group& group, int hyper) const {
   const auto is_it = [hyper](const auto& number) { return number.first == hyper; };
-  return std::ranges::none_of(group.on_device, is_it);
+  return std::ranges::none_of(group.device_hypers, is_it);
 }
 
 void GroupReader::raise_reference_rates(PyObject* groups) {
@@ -192,7 +192,7 @@ void GroupReader::raise_reference_rates(PyObject* groups) {
 }
 
 void GroupReader::let_go() {
-  for (Group& group : groups_) group.on_device.clear();
+  for (Group& group : groups_) group.device_hypers.clear();
   replaced_.clear();
 }
 

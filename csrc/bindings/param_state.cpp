@@ -35,8 +35,32 @@ bool StateReader::lacks(PyObject* state, const Group& group) const {
   return first == nullptr || first == Py_None;
 }
 
+// Reads a state that holds what nearly every one does, in the order in which it was made.
+inline bool StateReader::read_in_order(PyObject* state, unsigned present, Tensors& tensors) const {
+  Py_ssize_t position = 0;
+  const auto take = [&](PyObject* expected, const at::TensorBase*& tensor) {
+    PyObject *key, *value;
+    if (PyDict_Next(state, &position, &key, &value) == 0 || key != expected ||
+        !THPVariable_Check(value))
+      return false;
+    tensor = &THPVariable_Unpack(value);
+    return true;
+  };
+  if (algorithm_.counts_steps && !take(step_key_, tensors.step)) return false;
+  for (std::size_t k = 0; k < number_keys_.size(); ++k)
+    if (!take(number_keys_[k], tensors.numbers[k])) return false;
+  for (int count = 0; present != 0; present &= present - 1)
+    if (!take(state_keys_[std::countr_zero(present)], tensors.states[count++])) return false;
+  return true;
+}
+
 void StateReader::read(PyObject* state, const Group& group, const Subject& subject,
                        Tensors& tensors) const {
+  const auto usual = algorithm_.counts_steps + number_keys_.size() + group.state_count;
+  const bool may_have_log = algorithm_.kept_without_gradient != nullptr &&
+                            PyDict_GET_SIZE(state) > static_cast<Py_ssize_t>(usual);
+  if (!may_have_log && read_in_order(state, group.present, tensors)) return;
+  tensors.step = nullptr;
   InOrder in_order(state);
   const auto tensor_under = [&](PyObject* key, const char* role) {
     return &tensor_of(in_order.find(key), subject, role);
@@ -44,11 +68,7 @@ void StateReader::read(PyObject* state, const Group& group, const Subject& subje
   if (algorithm_.counts_steps) tensors.step = tensor_under(step_key_, "step");
   for (std::size_t k = 0; k < number_keys_.size(); ++k)
     tensors.numbers[k] = tensor_under(number_keys_[k], algorithm_.numbers[k].name);
-  // What the state of nearly every parameter holds, and no logs of decay.
-  const auto usual = algorithm_.counts_steps + number_keys_.size() + group.state_count;
-  if (algorithm_.kept_without_gradient != nullptr &&
-      PyDict_GET_SIZE(state) > static_cast<Py_ssize_t>(usual) &&
-      get(state, decay_log_key_) != nullptr)
+  if (may_have_log && get(state, decay_log_key_) != nullptr)
     tensors.decay_log = {tensor_under(decay_log_key_, "decay_log"),
                          tensor_under(row_decay_log_key_, "row_decay_log")};
   int count = 0;

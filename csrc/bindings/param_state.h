@@ -81,6 +81,7 @@ class StateReader {
 
  private:
   bool lacks(PyObject* state, const Group& group) const;
+  inline bool read_in_order(PyObject* state, unsigned present, Tensors& tensors) const;
 
   static constexpr std::size_t kAhead = 8;
   const Algorithm& algorithm_;

@@ -130,8 +130,7 @@ void reject_tensor(PyObject* object, const Subject& subject) {
   TORCH_CHECK(false, subject.text(), " must be a tensor, got ", Py_TYPE(object)->tp_name);
 }
 
-PyObject* StateLookup::find(PyObject* param) {
-  if (PyObject* value = in_order_.take(param)) return value;
+PyObject* StateLookup::find_anywhere(PyObject* param) {
   if (!indexed_) {
     PyObject *key, *value;
     Py_ssize_t position = 0;

@@ -81,11 +81,16 @@ class StateLookup {
  public:
   explicit StateLookup(PyObject* state) : state_(state), in_order_(state) {}
 
-  PyObject* find(PyObject* param);
+  PyObject* find(PyObject* param) {
+    PyObject* const next = in_order_.take(param);
+    return next != nullptr ? next : find_anywhere(param);
+  }
   // Passes over a parameter whose state is not needed.
   void skip(PyObject* param) { in_order_.take(param); }
 
  private:
+  PyObject* find_anywhere(PyObject* param);
+
   PyObject* state_;
   InOrder in_order_;
   bool indexed_ = false;

@@ -99,7 +99,7 @@ class Arguments {
       const c10::IValue& value = next();
       if (steps_on_devices() && is_number_on_device(value)) {
         cuda::check_number_on_device(value.toTensor(), hyper.name, "");
-        group.on_device.emplace_back(k, value.toTensor());
+        group.device_hypers.emplace_back(k, value.toTensor());
         continue;
       }
       group.hypers[k] =

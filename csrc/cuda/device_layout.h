@@ -19,7 +19,7 @@ struct HostOrDeviceScalar {
   Kind kind = Kind::kValue;
 };
 
-// One parameter in one step.
+// The record of one parameter in one step.
 struct DeviceTask {
   void* operands[kMaxOperands];  // parameter, gradient, states
   std::int64_t size;

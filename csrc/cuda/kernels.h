@@ -11,11 +11,11 @@ namespace onepass::cuda {
 // The kernels of a rule with a given set of states present, in one arithmetic type. Each launches
 // so many thread blocks in a stream.
 struct Kernels {
-  using Launcher = void (*)(const Launch& launch, std::int64_t blocks, void* stream);
-  Launcher prepare = nullptr;
-  Launcher sweep = nullptr;
-  Launcher sum_blocks = nullptr;  // this and the next: null unless the rule waits for sums
-  Launcher finish = nullptr;
+  using LaunchFn = void (*)(const Launch& launch, std::int64_t blocks, void* stream);
+  LaunchFn prepare = nullptr;
+  LaunchFn sweep = nullptr;
+  LaunchFn sum_blocks = nullptr;  // this and the next: null unless the rule waits for sums
+  LaunchFn finish = nullptr;
 };
 
 // By the number of Group::variant_index; float, double.

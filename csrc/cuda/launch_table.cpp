@@ -80,7 +80,7 @@ class Packer {
     group_hypers_ = static_cast<std::uint32_t>(hypers - first_hyper_);
     for (std::size_t k = 0; k < group.algorithm->hypers.size(); ++k)
       (hyper_++)->value = group.hypers[k];
-    for (const auto& [k, number] : group.on_device) {
+    for (const auto& [k, number] : group.device_hypers) {
       moved.push_back(number.to(device, number.scalar_type(), /*non_blocking=*/true));
       hypers[k] = scalar_of(moved.back());
     }
@@ -162,7 +162,7 @@ Tables::Tables(std::span<const Parameter> parameters, const Kernels& kernels)
   const auto place = [this](std::size_t bytes) {
     return std::exchange(size, (size + bytes + 15) / 16 * 16);
   };
-  tasks = place(parameters.size() * sizeof(Task));
+  tasks = place(parameters.size() * sizeof(DeviceTask));
   hypers = place(hyper_count * sizeof(HostOrDeviceScalar));
   layouts = place(layout_words * sizeof(std::int64_t));
   chunk_table = place((chunks + sum_chunks) * sizeof(std::uint32_t));

@@ -29,7 +29,7 @@ constexpr unsigned required_states() {
   return required;
 }
 
-// Calls visit(Present<...>{}) for every set of states that holds the required ones, with the option
+// Calls visit(VariantBits<...>{}) for every set of states that holds the required ones, with the option
 // off and on.
 template <class Rule, unsigned kVariantBits = 0, class Visit>
 void for_each_variant(const Visit& visit) {

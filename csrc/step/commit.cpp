@@ -13,7 +13,7 @@ void Plan::commit() {
     if (const std::size_t later = k + kPartsAhead; later < entries_.size())
       entries_[later].tensors.for_each<prefetch_version>(tasks_[later].state_count);
     Entry& entry = entries_[k];
-    const double step = count(entry);
+    const double step = count_step_of(entry);
     if (entry.tensors.decay_log.sum != nullptr) note_caught_up(k);
     if (!entry.on_device) {
       entry.coefficients =
@@ -25,7 +25,7 @@ void Plan::commit() {
 }
 
 // Counts a step where the host does, and returns its number.
-double Plan::count(const Entry& entry) const {
+double Plan::count_step_of(const Entry& entry) const {
   const at::TensorBase* const step = entry.tensors.step;
   if (entry.count != nullptr) return ++*entry.count;
   if (step != nullptr && !cuda::number_on_device(*step)) return count_step(*step);
@@ -45,7 +45,7 @@ void Plan::bump_versions(std::size_t k) const {
   }
   bump(tensors.param);
   for (int state = 0; state < tasks_[k].state_count; ++state) bump(tensors.states[state]);
-  if (surroundings_.scaled) bump(tensors.grad);
+  if (context_.scaled) bump(tensors.grad);
 }
 
 // Rows with a gradient catch up in the sweep, and all of them before a dense one.

@@ -26,7 +26,7 @@ struct Group {
   bool maximize = false;
   double hypers[kMaxHypers] = {};
   // Those of them that are read on the device alone, by position.
-  std::vector<std::pair<int, at::Tensor>> on_device = {};
+  std::vector<std::pair<int, at::Tensor>> device_hypers = {};
   int state_count = 0;
   const char* state_names[kMaxStates] = {};
 

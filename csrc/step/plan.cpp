@@ -16,16 +16,16 @@ void Plan::begin(std::span<const Group> groups, const Scaler& scaler) {
   sums_ = std::ranges::any_of(groups,
                               [](const Group& group) { return group.variant().sums != nullptr; });
   const bool scaled = scaler.scales();
-  const bool as_before = !scaled && !surroundings_.scaled &&
-                         surroundings_.instruction_set == instruction_set() &&
-                         surroundings_.emulation == cuda::emulated() &&
-                         std::ranges::equal(groups, surroundings_.kinds, {}, &Group::kind);
+  const bool as_before = !scaled && !context_.scaled &&
+                         context_.instruction_set == instruction_set() &&
+                         context_.emulation == cuda::emulated() &&
+                         std::ranges::equal(groups, context_.kinds, {}, &Group::kind);
   if (as_before) return;
   tasks_.clear();
   origins_.clear();
   overlap_.forget_written();
-  surroundings_ = {scaled, instruction_set(), cuda::emulated(), {}};
-  for (const Group& group : groups) surroundings_.kinds.push_back(group.kind());
+  context_ = {scaled, instruction_set(), cuda::emulated(), {}};
+  for (const Group& group : groups) context_.kinds.push_back(group.kind());
 }
 
 void Plan::clear() {
@@ -55,7 +55,7 @@ void Plan::add(const Tensors& tensors, const Subject& subject) {
   validation.check_numbers(entry);
   ByteRanges ranges;  // of operands that there are: to clear it for each takes long
   bool usual = validation.take_fast_path(entry.tensors, ranges);
-  if (usual && keep_task(k, ranges)) return;
+  if (usual && reuse_task(k, ranges)) return;
   std::fill(ranges.begin() + 2 + group_of(k).state_count, ranges.end(), ByteRange{});
   usual = usual && is_supported(*tensors.param);
   origins_[k].usual = false;
@@ -66,7 +66,7 @@ void Plan::add(const Tensors& tensors, const Subject& subject) {
 
 // Whether the task of the step before is that of this one, but for the place of the gradient. All
 // ranges are of one length.
-bool Plan::keep_task(std::size_t k, const ByteRanges& ranges) {
+bool Plan::reuse_task(std::size_t k, const ByteRanges& ranges) {
   const Entry& entry = entries_[k];
   TaskOrigin& origin = origins_[k];
   Task& task = tasks_[k];

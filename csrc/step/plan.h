@@ -17,14 +17,13 @@
 
 namespace onepass {
 
-// The order of calls is begin, add for each parameter, close, stage, commit, reduce and sweep. From
+// The order of calls is begin, add for each parameter, close, stage, commit and sweep. From
 // commit() on nothing fails, allocates or runs Python code, so that no step is taken by half.
 //
 // Between steps a plan keeps addresses, and what it concluded from them. It looks every tensor up
 // anew in every step; where all it finds about a parameter is as before, so is the conclusion.
 class Plan {
  public:
-  // Starts a new step.
   void begin(std::span<const Group> groups, const Scaler& scaler = {});
   // Validates a parameter with its tensors, borrowed until clear(), and adds it. Without a gradient
   // it is validated and that is all.
@@ -60,17 +59,17 @@ class Plan {
 
   const Group& group_of(std::size_t k) const { return groups_[entries_[k].group]; }
   std::int64_t elements() const { return ends_.empty() ? 0 : ends_.back(); }  // on the CPU
-  bool keep_task(std::size_t k, const ByteRanges& ranges);
+  bool reuse_task(std::size_t k, const ByteRanges& ranges);
   void make_task(std::size_t k, const ByteRanges& ranges, bool usual);
   void hold();
-  double count(const Entry& entry) const;
+  double count_step_of(const Entry& entry) const;
   void bump_versions(std::size_t k) const;
   void note_caught_up(std::size_t k);
   void catch_up_rows(std::size_t first, std::size_t last);
   void reduce(std::size_t first, std::size_t last);
 
   // What tasks depend on beside their parameters.
-  struct Surroundings {
+  struct TaskContext {
     bool scaled = false;  // scaled gradients are written: no conclusion about them is kept
     int instruction_set = -1;
     cuda::Emulation emulation = {};
@@ -78,7 +77,7 @@ class Plan {
   };
 
   Scaler scaler_;
-  Surroundings surroundings_;
+  TaskContext context_;
   std::span<const Group> groups_;
   std::vector<Entry> entries_;
   std::vector<Task> tasks_;          // by entry, and kept between steps

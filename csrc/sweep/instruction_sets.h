@@ -15,7 +15,7 @@ inline constexpr int kInstructionSetCount = 3;
 inline constexpr int kInstructionSetCount = 1;
 #endif
 
-// Versions<&body>::table holds `body`, a function marked ONEPASS_FN, once for every instruction
+// PerInstructionSet<&body>::table holds `body`, a function marked ONEPASS_FN, once for every instruction
 // set.
 template <auto body>
 struct PerInstructionSet;

@@ -1,4 +1,4 @@
-// load -> rule -> store over consecutive elements: the only loop a rule runs in on the CPU.
+// load -> rule -> store over consecutive elements: the only loop on the CPU that applies a formula.
 #pragma once
 
 #include <cstdint>

@@ -19,7 +19,7 @@ struct Operand {
   Float type = Float::kFloat32;
 };
 
-// One parameter in one step: plain memory, already validated.
+// The memory of one parameter in one step, already validated.
 struct Task {
   std::int64_t size = 0;
   int dims = 0;                         // of the operands that have strides

@@ -14,7 +14,7 @@ namespace onepass {
 inline constexpr std::int64_t kTileBytes = 4096;  // four to six tiles stay in the first-level cache
 
 // Where an operand with strides continues: the element's index in every dimension but the last,
-// kept as an odometer, so that a long run along the last dimension costs one addition.
+// counted up from the last, so that a long run along it costs one addition.
 class StridedCursor {
  public:
   StridedCursor(const Task& task, const Operand& operand, std::int64_t first)
