@@ -80,6 +80,7 @@ if importlib.util.find_spec("torch"):
     if EMULATED:
         CXX += ["-DONEPASS_EMULATE_CUDA"]
         sources += [f"{EMULATION}/bindings.cpp", f"{EMULATION}/kernels.cpp"]
+        paths["depends"] += sorted(f"{EMULATION}/{f.name}" for f in ROOT.glob(f"{EMULATION}/*.h"))
     if CUDA:  # in a CppExtension: a CUDAExtension links libraries that a CPU torch does not have
         cpp_extension.CUDA_HOME = str(CUDA)
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", default_archs(CUDA))

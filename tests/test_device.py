@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.testing._internal.two_tensor import TwoTensor
 
 import onepass
 from onepass.rules import RULES
@@ -348,6 +349,19 @@ def test_a_launch_that_fails_is_told() -> None:
         EMULATION.fail_next_launch()
         with pytest.raises(RuntimeError, match="the step on cpu failed: unspecified launch"):
             optimizer.step()
+
+
+@pytest.mark.emulated
+def test_a_launch_that_fails_leaves_a_subclass_its_state() -> None:
+    """The step is taken by then, whatever the device made of it."""
+    param = TwoTensor(torch.ones(4), torch.ones(4)).requires_grad_()
+    param.grad = TwoTensor(torch.ones(4), torch.ones(4))
+    optimizer = onepass.AdamW([param])
+    with HERE.running():
+        EMULATION.fail_next_launch()
+        with pytest.raises(RuntimeError, match="the step on cpu failed: unspecified launch"):
+            optimizer.step()
+    assert "exp_avg" in optimizer.state[param]
 
 
 # ---- the tables that kernels read

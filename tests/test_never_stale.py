@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -344,3 +346,29 @@ def test_an_option_under_an_equal_key_is_seen() -> None:
         before = param.item()
         optimizer.step()
         assert param.item() == before - rate
+
+
+def test_no_option_outlives_its_place_in_a_group() -> None:
+    """Neither a tensor nor an object that holds the optimizer."""
+    optimizer = onepass.AdamW(make_params(((3,),)))
+    (group,) = optimizer.param_groups
+    rate = torch.tensor(0.1)
+    gone = weakref.ref(rate)
+    group["lr"] = rate
+    take_steps(optimizer, 1)
+    group["lr"] = 0.1
+    del rate
+    assert gone() is None
+
+    class Rate:
+        owner = optimizer
+
+        def __float__(self) -> float:
+            return 0.1
+
+    group["lr"] = Rate()
+    take_steps(optimizer, 1, first=1)
+    alive = weakref.ref(optimizer)
+    del optimizer, group, Rate
+    gc.collect()
+    assert alive() is None

@@ -2,10 +2,13 @@
 #include <ATen/record_function.h>
 #include <torch/csrc/Exceptions.h>
 
-#include "../../tests/cuda_emulation/bindings.h"
 #include "../cuda/runtime.h"
 #include "../sweep/instruction_sets.h"
 #include "optimizer_step.h"
+
+#ifdef ONEPASS_EMULATE_CUDA
+#include "../../tests/cuda_emulation/bindings.h"
+#endif
 
 #ifndef ONEPASS_VERSION
 #define ONEPASS_VERSION "unknown"

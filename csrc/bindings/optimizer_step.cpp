@@ -94,7 +94,6 @@ bool OptimizerStep::step(const py::list& groups, const py::dict& state,
   if (!call_.prepare(containers, new_state, made)) return false;
   if (!call_.settle_scaler(containers)) return true;
   carry_out(call_, containers, made);
-  ++steps_taken_;
   return true;
 }
 
@@ -111,10 +110,11 @@ bool OptimizerStep::step_one(const py::list& groups, const py::dict& state, cons
 }
 
 // Takes a step that was prepared, with the state that was made for it.
-void OptimizerStep::carry_out(Call& call, const Containers& containers, NewEntries& made) const {
+void OptimizerStep::carry_out(Call& call, const Containers& containers, NewEntries& made) {
   RECORD_FUNCTION(std::string("onepass::") + algorithm_.name, {});
   call.stage(containers);
   made.keep();
+  if (&call == &call_) ++steps_taken_;  // before what a device may fail at: the step is taken then
   call.take();
 }
 

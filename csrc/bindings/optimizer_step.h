@@ -49,7 +49,7 @@ class OptimizerStep {
   class Session;
   class SingleParamSession;
 
-  void carry_out(Call& call, const Containers& containers, NewEntries& made) const;
+  void carry_out(Call& call, const Containers& containers, NewEntries& made);
 
   const Algorithm& algorithm_;
   // The GIL guards these: who is in the middle of a call that is about all parameters, and of one

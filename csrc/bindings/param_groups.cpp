@@ -47,13 +47,22 @@ GroupReader::GroupReader(const Algorithm& algorithm) : algorithm_(algorithm) {
   }
 }
 
+// The position of the option that a key names; a key that was unpickled is another object.
+std::size_t GroupReader::option_under(PyObject* key) const {
+  auto found = std::ranges::find(options_, key, &Option::key);
+  if (found == options_.end() && PyUnicode_CheckExact(key))
+    found = std::ranges::find_if(
+        options_, [key](const Option& one) { return PyUnicode_Compare(key, one.key) == 0; });
+  return found - options_.begin();
+}
+
 // Takes what a group's dict holds: its keys in their order, and the values of options.
 GroupReader::Values GroupReader::take(PyObject* dict, CachedGroup& cached) const {
   Values values(options_.size());
   PyObject *key, *value;
   Py_ssize_t position = 0;
   while (PyDict_Next(dict, &position, &key, &value) != 0) {
-    const std::size_t option = std::ranges::find(options_, key, &Option::key) - options_.begin();
+    const std::size_t option = option_under(key);
     Item& item =
         cached.items.emplace_back(py::reinterpret_borrow<py::object>(key), py::object(), kNoOption);
     if (option == options_.size()) continue;
@@ -66,7 +75,7 @@ GroupReader::Values GroupReader::take(PyObject* dict, CachedGroup& cached) const
     if (taken) {
       cached.is_constant &= is_constant(taken.ptr());
     } else if (PyObject* const found = get(dict, options_[option].key)) {
-      // Under a key that equals ours and is another object.
+      // Under a key that equals ours and is no string.
       taken = py::reinterpret_borrow<py::object>(found);
       cached.is_constant = false;
     }
@@ -129,7 +138,7 @@ void GroupReader::read_into(std::size_t place, PyObject* groups, int index) {
   CachedGroup cached;
   const Values values = take(dict.ptr(), cached);
   groups_[place] = read_group(dict.ptr(), index, values);
-  cached_[place] = std::move(cached);
+  if (cached.is_constant) cached_[place] = std::move(cached);  // else it would keep tensors alive
 }
 
 std::span<const Group> GroupReader::read(PyObject* groups, int first) {

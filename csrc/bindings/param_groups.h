@@ -35,7 +35,7 @@ class GroupReader {
  private:
   struct Option {
     PyObject* key;         // interned
-    bool is_plain = true;  // numbers and nothing else depend on it
+    bool is_plain = true;  // only numbers that the group keeps depend on it
   };
   struct Slot {
     const HyperInfo& hyper;
@@ -52,12 +52,13 @@ class GroupReader {
   // What a group was read from.
   struct CachedGroup {
     std::vector<Item> items;   // of the whole dict, in its order
-    bool is_constant = false;  // all options are in `items`, and none of their values can change
+    bool is_constant = false;  // all options that the dict has are in `items`, and cannot change
   };
 
   void read_into(std::size_t place, PyObject* groups, int index);
   // By option, null where the dict lacks one.
   using Values = std::vector<py::object>;
+  std::size_t option_under(PyObject* key) const;
   Values take(PyObject* dict, CachedGroup& cached) const;
   Group read_group(PyObject* dict, int index, const Values& values) const;
   bool update(PyObject* dict, CachedGroup& cached, Group& group) const;

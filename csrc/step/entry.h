@@ -20,7 +20,7 @@ struct Entry {
   int group, index;
   bool on_device = false;
   float* count = nullptr;                       // of a usual step tensor
-  StateNumberMemory numbers[kMaxNumbers] = {};  // of the CPU's loops
+  StateNumberMemory numbers[kMaxNumbers] = {};  // that coefficients read and change
   Rows* rows = nullptr;                         // of a sparse gradient
   double* keep = nullptr;                       // the share that remains of rows which missed decay
   Coefficients* coefficients = nullptr;

@@ -13,11 +13,11 @@ namespace onepass {
 // gradient lay, where it nearly always lies again.
 class Overlap {
  public:
-  // The memory that is written has changed since the last find().
-  void forget_written() { written_changed_ = true; }
+  // Notes that the memory that is written has changed since the last find().
+  void mark_written() { written_changed_ = true; }
   bool written_changed() const { return written_changed_; }
 
-  // The gradient of parameter k has moved.
+  // Notes that the gradient of parameter k has moved.
   void move_gradient(std::size_t k, const ByteRange& gradient) {
     gradients_changed_ = true;
     if (!written_changed_) is_hit_ |= lies_in_written(k, gradient);

@@ -23,7 +23,7 @@ void Plan::begin(std::span<const Group> groups, const Scaler& scaler) {
   if (as_before) return;
   tasks_.clear();
   origins_.clear();
-  overlap_.forget_written();
+  overlap_.mark_written();
   context_ = {scaled, instruction_set(), cuda::emulated(), {}};
   for (const Group& group : groups) context_.kinds.push_back(group.kind());
 }
@@ -44,9 +44,9 @@ void Plan::add(const Tensors& tensors, const Subject& subject) {
   const std::size_t k = entries_.size();
   Entry& entry = entries_.emplace_back(tensors, subject.group, subject.index);
   if (k == tasks_.size()) {
+    overlap_.mark_written();
+    origins_.resize(k + 1);
     tasks_.emplace_back();
-    origins_.emplace_back();
-    overlap_.forget_written();
   }
   const Validation validation(group_of(k), scaler_, subject, memory_);
   entry.on_device = tensors.grad != nullptr && cuda::on_device(*tensors.param);
@@ -88,7 +88,7 @@ void Plan::make_task(std::size_t k, const ByteRanges& ranges, bool usual) {
   const Entry& entry = entries_[k];
   const TaskOrigin before = std::exchange(origins_[k], {});
   const std::int64_t size_before = std::exchange(tasks_[k], {}).size;
-  if (entry.tensors.grad == nullptr) return overlap_.forget_written();
+  if (entry.tensors.grad == nullptr) return overlap_.mark_written();
   Task& task = tasks_[k] = task_of(entry, group_of(k), ranges, usual, memory_);
   task.grad_scale = scaler_.grad_scale;
   const bool is_alike =
@@ -97,14 +97,14 @@ void Plan::make_task(std::size_t k, const ByteRanges& ranges, bool usual) {
   origins_[k] = {ranges, entry.group, entry.tensors.param->dtype(), usual, entry.device_count()};
   if (before.ranges != ranges || before.device_count != origins_[k].device_count ||
       task.size != size_before)
-    overlap_.forget_written();
+    overlap_.mark_written();
 }
 
 void Plan::close() {
   if (tasks_.size() != entries_.size()) {
-    tasks_.resize(entries_.size());
+    overlap_.mark_written();
     origins_.resize(entries_.size());
-    overlap_.forget_written();
+    tasks_.resize(entries_.size());
   }
   if (!overlap_.written_changed()) return overlap_.find(origins_, scaler_.scales(), {});
   ends_.clear();

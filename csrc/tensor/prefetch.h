@@ -24,15 +24,6 @@ template <class Header>
 
 // What follows reads the tensor, which must live.
 
-[[gnu::always_inline]] inline void prefetch_header(const at::TensorBase& tensor) {
-  prefetch_lines(tensor.unsafeGetTensorImpl());
-}
-
-// Once the header has come.
-[[gnu::always_inline]] inline void prefetch_storage(const at::TensorBase& tensor) {
-  prefetch_lines(tensor.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());
-}
-
 // The line of a header that says where the version is counted.
 [[gnu::always_inline]] inline void prefetch_version_header(const at::TensorBase& tensor) {
   prefetch(version_field(tensor));

@@ -36,11 +36,11 @@ inline constexpr Order shuffled(std::uint64_t seed) { return {Order::Kind::kShuf
 inline Order order = kAscending;
 
 // What threadIdx, blockIdx, blockDim and gridDim show.
-struct ParamPlace {
+struct Place {
   uint3 thread{}, block{};
   dim3 block_size{}, grid_size{};
 };
-inline ParamPlace place;
+inline Place place;
 
 // NOLINTNEXTLINE(bugprone-random-generator-seed): every launch seeds it.
 class Multiprocessor {

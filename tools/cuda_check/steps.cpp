@@ -154,8 +154,8 @@ class Step {
   }
 
  private:
-  template <class StateNumber>
-  using Update = typename Rule::template Update<StateNumber, kVariantBits>;
+  template <class Arithmetic>
+  using Update = typename Rule::template Update<Arithmetic, kVariantBits>;
   static constexpr int kOperands = 2 + states_of<Rule, kVariantBits>();
   static constexpr std::size_t kNumbers = std::size(Rule::kNumbers);
   static constexpr bool kIsDouble = sizeof(Real) == 8;
