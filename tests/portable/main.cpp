@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "parameter.h"
+#include "rules/math.h"
 #include "sweep/instruction_sets.h"
 
 namespace onepass {

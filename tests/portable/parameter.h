@@ -8,6 +8,7 @@
 
 #include "numbers.h"
 #include "registry/algorithm.h"
+#include "sweep/reduce.h"
 #include "sweep/sweep.h"
 
 namespace onepass {
