@@ -157,7 +157,9 @@ def test_a_product_that_is_fused_with_a_sum_is_noticed(
     other = differing(emulated_lines([*others, *planted], tmp_path), expected)
     table = (ROOT / "csrc/rules/rules.h").read_text()
     (rules,) = re.findall(r"using Recent = Family<(.*?)>", table, re.DOTALL)
-    assert {subject_of(label) for label in other} == set(re.findall(r"\w+", rules.lower()))
+    assert {subject_of(label).split()[0] for label in other} == set(
+        re.findall(r"\w+", rules.lower())
+    )
 
 
 @pytest.mark.parametrize(
