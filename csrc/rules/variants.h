@@ -29,8 +29,8 @@ constexpr unsigned required_states() {
   return required;
 }
 
-// Calls visit(VariantBits<...>{}) for every set of states that holds the required ones, with the option
-// off and on.
+// Calls visit(VariantBits<...>{}) for every set of states that holds the required ones, with the
+// option off and on.
 template <class Rule, unsigned kVariantBits = 0, class Visit>
 void for_each_variant(const Visit& visit) {
   constexpr unsigned kBits = std::size(Rule::kStates) + (Rule::kOption.empty() ? 0 : 1);

@@ -15,8 +15,8 @@ inline constexpr int kInstructionSetCount = 3;
 inline constexpr int kInstructionSetCount = 1;
 #endif
 
-// PerInstructionSet<&body>::table holds `body`, a function marked ONEPASS_FN, once for every instruction
-// set.
+// PerInstructionSet<&body>::table holds `body`, a function marked ONEPASS_FN, once for every
+// instruction set.
 template <auto body>
 struct PerInstructionSet;
 
