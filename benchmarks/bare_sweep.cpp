@@ -4,12 +4,10 @@
 #include <utility>
 
 #include "sweep/instruction_sets.h"
-#include "sweep/loop.h"
+#include "sweep/sweep.h"
 
 namespace onepass {
 namespace {
-
-constexpr std::int64_t kSmallestPart = 16384;  // elements for one thread, as in a step
 
 // As few instructions as read every operand and write all but the gradient. Copies from one to the
 // next would not do: what is overwritten would not be read.
@@ -41,7 +39,7 @@ extern "C" void bare_sweep(std::uint32_t* const* operands, int states, std::int6
                            int threads) {
   using namespace onepass;
   const Loop loop = touch_of(states, std::make_integer_sequence<int, kMaxStates + 1>{});
-  const std::int64_t parts = std::clamp<std::int64_t>(size / kSmallestPart, 1, threads);
+  const std::int64_t parts = std::clamp<std::int64_t>(size / (kParallelThreshold / 2), 1, threads);
   const std::int64_t length = (size + parts - 1) / parts;
 #pragma omp parallel for num_threads(parts) if (parts > 1)
   for (std::int64_t part = 0; part < parts; ++part) {

@@ -22,7 +22,7 @@ MOST_STATES = 4
 def library() -> ctypes.CDLL:
     """Returns the compiled loop, which a C++ compiler makes at the first use of a checkout."""
     made = ROOT / "build/benchmarks/bare_sweep.so"
-    newest = max(f.stat().st_mtime for f in [SOURCE, *ROOT.glob("csrc/sweep/*.h")])
+    newest = max(f.stat().st_mtime for f in [SOURCE, *ROOT.glob("csrc/*/*.h")])
     if not made.exists() or made.stat().st_mtime < newest:
         made.parent.mkdir(parents=True, exist_ok=True)
         torchs = Path(torch.__file__).parent / "lib"

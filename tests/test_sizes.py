@@ -172,12 +172,13 @@ sizes_of_tensors = st.lists(
 @functools.cache
 def flat_index() -> ctypes.CDLL:
     """Returns csrc/sweep/flat_index.h, compiled: plain arithmetic without a tensor."""
-    made = Path(tempfile.mkdtemp()) / "flat_index.so"
     flags = ("-std=c++20", "-shared", "-fPIC", f"-I{ROOT / 'csrc'}")
     compiler = os.environ.get("CXX", "g++").split()
     source = ROOT / "tests/flat_index.cpp"
-    subprocess.run([*compiler, *flags, source, "-o", made], check=True)
-    return ctypes.CDLL(str(made))
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "flat_index.so"
+        subprocess.run([*compiler, *flags, source, "-o", made], check=True)
+        return ctypes.CDLL(str(made))  # stays when the file goes
 
 
 def pieces(sizes: list[int], begin: int, end: int) -> list[tuple[int, ...]]:

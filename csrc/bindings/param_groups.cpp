@@ -47,13 +47,17 @@ GroupReader::GroupReader(const Algorithm& algorithm) : algorithm_(algorithm) {
   }
 }
 
-// The position of the option that a key names; a key that was unpickled is another object.
-std::size_t GroupReader::option_under(PyObject* key) const {
-  auto found = std::ranges::find(options_, key, &Option::key);
-  if (found == options_.end() && PyUnicode_CheckExact(key))
-    found = std::ranges::find_if(
-        options_, [key](const Option& one) { return PyUnicode_Compare(key, one.key) == 0; });
-  return found - options_.begin();
+// Marks the item that holds an option under an equal string, as a key is that was unpickled.
+// Returns false where there is none.
+bool GroupReader::mark_equal_key(CachedGroup& cached, std::size_t option, PyObject* value) const {
+  const auto found = std::ranges::find_if(cached.items, [&](const Item& item) {
+    PyObject* const key = item.key.ptr();
+    return PyUnicode_CheckExact(key) && PyUnicode_Compare(key, options_[option].key) == 0;
+  });
+  if (found == cached.items.end()) return false;
+  found->option = static_cast<int>(option);
+  found->value = py::reinterpret_borrow<py::object>(value);
+  return true;
 }
 
 // Takes what a group's dict holds: its keys in their order, and the values of options.
@@ -62,7 +66,7 @@ GroupReader::Values GroupReader::take(PyObject* dict, CachedGroup& cached) const
   PyObject *key, *value;
   Py_ssize_t position = 0;
   while (PyDict_Next(dict, &position, &key, &value) != 0) {
-    const std::size_t option = option_under(key);
+    const std::size_t option = std::ranges::find(options_, key, &Option::key) - options_.begin();
     Item& item =
         cached.items.emplace_back(py::reinterpret_borrow<py::object>(key), py::object(), kNoOption);
     if (option == options_.size()) continue;
@@ -72,13 +76,11 @@ GroupReader::Values GroupReader::take(PyObject* dict, CachedGroup& cached) const
   cached.is_constant = true;
   for (std::size_t option = 0; option < options_.size(); ++option) {
     py::object& taken = values[option];
-    if (taken) {
-      cached.is_constant &= is_constant(taken.ptr());
-    } else if (PyObject* const found = get(dict, options_[option].key)) {
-      // Under a key that equals ours and is no string.
-      taken = py::reinterpret_borrow<py::object>(found);
-      cached.is_constant = false;
+    if (!taken) {
+      taken = py::reinterpret_borrow<py::object>(get(dict, options_[option].key));
+      if (taken) cached.is_constant &= mark_equal_key(cached, option, taken.ptr());
     }
+    if (taken) cached.is_constant &= is_constant(taken.ptr());
   }
   return values;
 }

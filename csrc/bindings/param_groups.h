@@ -58,7 +58,7 @@ class GroupReader {
   void read_into(std::size_t place, PyObject* groups, int index);
   // By option, null where the dict lacks one.
   using Values = std::vector<py::object>;
-  std::size_t option_under(PyObject* key) const;
+  bool mark_equal_key(CachedGroup& cached, std::size_t option, PyObject* value) const;
   Values take(PyObject* dict, CachedGroup& cached) const;
   Group read_group(PyObject* dict, int index, const Values& values) const;
   bool update(PyObject* dict, CachedGroup& cached, Group& group) const;
