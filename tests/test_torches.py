@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from onepass import _versions
 
@@ -64,11 +65,13 @@ def no_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_registry_out_of_reach_is_said(
     no_registry: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["torches.py", "2.11.0"])
+    here = torch.__version__.partition("+")[0]  # which pip would find installed
+    other = next(version.torch for version in torches.VERSIONS if version.torch != here)
+    monkeypatch.setattr(sys, "argv", ["torches.py", other])
     assert torches.main() == 1
     said = capsys.readouterr().out.splitlines()[-1]
-    assert said.startswith("torch 2.11.0: not tested: pip cannot install --no-deps torch==2.11.0")
-    assert "No matching distribution found for torch==2.11.0" in said
+    assert said.startswith(f"torch {other}: not tested: pip cannot install --no-deps torch=={other}")
+    assert f"No matching distribution found for torch=={other}" in said
 
 
 def test_an_unknown_version_is_refused(
