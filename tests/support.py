@@ -27,7 +27,14 @@ COMPLEX = (torch.complex64, torch.complex128)
 STATE_DTYPES = (None, *REAL)
 SHAPES = ((5, 7), (), (33,), (0,), (2, 3, 4))
 # Keys of a group that none of torch's classes know, and those that some of them do.
-EXTRA_KEYS = {"eps_root", "decouple_lr", "cautious", "state_dtype"}
+EXTRA_KEYS = {
+    "eps_root",
+    "decouple_lr",
+    "cautious",
+    "state_dtype",
+    "max_grad_norm",
+    "skip_nonfinite",
+}
 SOMETIMES_EXTRA_KEYS = {"capturable", "fused"}
 
 # The rows that differ in kind: no step count, optional states, the usual, numbers that a parameter

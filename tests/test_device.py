@@ -390,3 +390,13 @@ def test_one_optimizer_steps_parameters_here_and_on_the_device(device: Device) -
     pair.theirs.load_state_dict(pair.ours.state_dict())
     pair.check("loaded")
     pair.check_steps(1)
+
+
+@each_whole_device
+@pytest.mark.parametrize("options", ({"max_grad_norm": 1.0}, {"skip_nonfinite": True}), ids=str)
+def test_clipping_on_a_device_is_refused_in_words(device: Device, options: dict[str, Any]) -> None:
+    pair = Pair(of("AdamW"), device, [{"params": leaves((3,))}], **options)
+    pair.set_gradients(1)
+    with device.running(), pytest.raises(RuntimeError, match=r"clip_grad_norm_ before step\(\)"):
+        pair.theirs.step()
+    assert not pair.theirs.state

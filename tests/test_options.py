@@ -30,10 +30,14 @@ IN_USE = {
     "decouple_lr": True,
     "cautious": True,
     "state_dtype": torch.bfloat16,
+    "max_grad_norm": 0.5,
+    "skip_nonfinite": True,
     "capturable": True,
     "fused": True,
 }
-NEUTRAL = {name: None if name in ("state_dtype", "fused") else False for name in SHARED}
+NEUTRAL = {
+    name: None if name in ("state_dtype", "max_grad_norm", "fused") else False for name in SHARED
+}
 
 
 def extras_of(case: Case) -> list[str]:

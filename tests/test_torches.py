@@ -70,7 +70,9 @@ def test_a_registry_out_of_reach_is_said(
     monkeypatch.setattr(sys, "argv", ["torches.py", other])
     assert torches.main() == 1
     said = capsys.readouterr().out.splitlines()[-1]
-    assert said.startswith(f"torch {other}: not tested: pip cannot install --no-deps torch=={other}")
+    assert said.startswith(
+        f"torch {other}: not tested: pip cannot install --no-deps torch=={other}"
+    )
     assert f"No matching distribution found for torch=={other}" in said
 
 

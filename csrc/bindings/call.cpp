@@ -119,6 +119,9 @@ void Call::read_options(const Containers& containers) {
   first_group_ = 0;
   offset_ = param == nullptr ? 0 : shared_.places.find(groups, param).group;
   groups_ = param == nullptr ? reader_.read(groups, 0) : reader_.read_one(groups, offset_);
+  TORCH_CHECK(param == nullptr || !groups_.front().needs_grad_norm(), "step_one() cannot step a ",
+              "single parameter of a group with max_grad_norm or skip_nonfinite, which need the ",
+              "gradients of all parameters; call step()");
 }
 
 void Call::check(const Containers& containers, int first_group) {
@@ -132,9 +135,11 @@ void Call::check_arguments(PyObject* arguments, bool ranges) {
   reader_.check_arguments(arguments, ranges);
 }
 
-void Call::stage(const Containers& containers) {
+bool Call::stage(const Containers& containers) {
   plan_.stage();
+  if (!plan_.measure()) return false;
   reader_.raise_reference_rates(containers.groups);
+  return true;
 }
 
 void Call::take() {

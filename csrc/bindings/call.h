@@ -1,6 +1,7 @@
 // One call of an optimizer's native half: what it reads of groups and state, and its plan.
 #pragma once
 
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -43,8 +44,11 @@ class Call {
   // Waits for what a device knows of the scaler, where parameters on the CPU need it. Returns false
   // where the step is skipped.
   bool settle_scaler(const Containers& containers);
-  // Allocates what the step needs; the last that may fail.
-  void stage(const Containers& containers);
+  // Allocates what the step needs; the last that may fail. Returns false where the gradients' norm
+  // forbids the step.
+  bool stage(const Containers& containers);
+  // The norm of all gradients, where a group asked for it.
+  const std::optional<GradNorm>& grad_norm() const { return plan_.grad_norm(); }
   // Carries the step out: nothing of it fails but a device.
   void take();
   // Whether a step that was prepared shares memory with one that is being swept in another thread.

@@ -104,6 +104,7 @@ PYBIND11_MODULE(_C, m) {
            py::arg("param"), py::arg("new_state"))
       .def("place_of", &OptimizerStep::place_of, py::arg("groups"), py::arg("state"),
            py::arg("param"))
+      .def_property_readonly("grad_norm", &OptimizerStep::grad_norm)
       .def_property_readonly("steps_taken", &OptimizerStep::steps_taken)
       .def_static("skips", &OptimizerStep::skips, py::arg("found_inf"))
       .def("rehearse", &OptimizerStep::rehearse, py::arg("groups"), py::arg("state"),

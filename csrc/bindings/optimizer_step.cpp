@@ -109,10 +109,13 @@ bool OptimizerStep::step_one(const py::list& groups, const py::dict& state, cons
   return true;
 }
 
-// Takes a step that was prepared, with the state that was made for it.
+// Takes a step that was prepared, with the state that was made for it, unless its gradients forbid
+// it.
 void OptimizerStep::carry_out(Call& call, const Containers& containers, NewEntries& made) {
   RECORD_FUNCTION(std::string("onepass::") + algorithm_.name, {});
-  call.stage(containers);
+  const bool is_taken = call.stage(containers);
+  if (&call == &call_) grad_norm_ = call.grad_norm();
+  if (!is_taken) return;
   made.keep();
   if (&call == &call_) ++steps_taken_;  // before what a device may fail at: the step is taken then
   call.take();
@@ -122,6 +125,11 @@ std::pair<int, int> OptimizerStep::place_of(const py::list& groups, const py::di
                                             const py::object& param) {
   const ParamPlace& place = shared_.places.find(groups.ptr(), param.ptr());
   return {place.group, place.index};
+}
+
+std::optional<std::pair<double, bool>> OptimizerStep::grad_norm() const {
+  if (!grad_norm_) return std::nullopt;
+  return std::pair(grad_norm_->value, grad_norm_->type == Float::kFloat64);
 }
 
 bool OptimizerStep::skips(const py::object& found_inf) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -29,6 +30,10 @@ class OptimizerStep {
   // The group and the index of a parameter.
   std::pair<int, int> place_of(const py::list& groups, const py::dict& state,
                                const py::object& param);
+
+  // The norm of all gradients in the last step, where a group asked for it, and whether it was
+  // computed from float64.
+  std::optional<std::pair<double, bool>> grad_norm() const;
 
   // How many steps were taken by step(); one that was refused or skipped does not count.
   std::int64_t steps_taken() const { return steps_taken_; }
@@ -58,6 +63,7 @@ class OptimizerStep {
   std::vector<std::pair<PyObject*, std::unique_ptr<Call>>> stepping_;
   std::vector<std::unique_ptr<Call>> idle_;
   std::int64_t steps_taken_ = 0;
+  std::optional<GradNorm> grad_norm_;
   SharedByCalls shared_;
   Call call_;
 };

@@ -22,6 +22,18 @@ bool steps_on_cpu(PyObject* group) {
   return false;
 }
 
+// A number of every group, whatever its rule.
+const HyperInfo kMaxGradNorm{.name = "max_grad_norm",
+                             .key = "max_grad_norm",
+                             .index = -1,
+                             .count = 1,
+                             .label = "max_grad_norm value",
+                             .range = Range::kPositive,
+                             .scheduled = false,
+                             .optional = true,
+                             .smallest = interval_of(Range::kPositive).first,
+                             .largest = interval_of(Range::kPositive).second};
+
 }  // namespace
 
 GroupReader::GroupReader(const Algorithm& algorithm) : algorithm_(algorithm) {
@@ -32,6 +44,7 @@ GroupReader::GroupReader(const Algorithm& algorithm) : algorithm_(algorithm) {
     return found;
   };
   options_[option("maximize")].is_plain = false;
+  options_[option("skip_nonfinite")].is_plain = false;
   for (const HyperInfo& hyper : algorithm_.hypers) {
     const std::string_view name = hyper.name;
     const int place = static_cast<int>(slots_.size());
@@ -40,6 +53,7 @@ GroupReader::GroupReader(const Algorithm& algorithm) : algorithm_(algorithm) {
     if (name == "decouple_lr") decouple_lr_ = place;
     slots_.push_back({hyper, option(hyper.key)});
   }
+  slots_.push_back({kMaxGradNorm, option(kMaxGradNorm.key)});
   for (const State& state : algorithm_.states) {
     state_options_.push_back(state.only_if == nullptr ? -1
                                                       : static_cast<int>(option(state.only_if)));
@@ -86,21 +100,23 @@ GroupReader::Values GroupReader::take(PyObject* dict, CachedGroup& cached) const
 }
 
 Group GroupReader::read_group(PyObject* dict, int index, const Values& values) const {
-  Group read{.algorithm = &algorithm_, .maximize = is_set(values[kMaximize].ptr())};
+  Group read{.algorithm = &algorithm_,
+             .maximize = is_set(values[kMaximize].ptr()),
+             .skip_nonfinite = is_set(values[kSkipNonfinite].ptr())};
   for (std::size_t k = 0; k < slots_.size(); ++k) {
     const auto& [hyper, option] = slots_[k];
     PyObject* const value = values[option].ptr();
-    if (read_plain(value, hyper, read.hypers[k])) continue;
-    if (value == nullptr && hyper.optional) continue;
+    if (read_plain(value, hyper, number(read, k))) continue;
+    if (hyper.optional && (value == nullptr || (!is_rules(k) && value == Py_None))) continue;
     const py::object item = option_of(value, hyper, index);
-    const bool on_device = is_on_device(item);
+    const bool on_device = is_rules(k) && is_on_device(item);
     if (on_device) {
       const OptionName name{hyper.key, hyper.index, index};
       const at::Tensor& number = THPVariable_Unpack(item.ptr());
       cuda::check_number_on_device(number, name.text(), " (" + name.where() + ")");
       read.device_hypers.emplace_back(k, number);
     }
-    if (!on_device || steps_on_cpu(dict)) read.hypers[k] = read_hyper(item, hyper, index);
+    if (!on_device || steps_on_cpu(dict)) number(read, k) = read_hyper(item, hyper, index);
   }
   for (std::size_t k = 0; k < state_options_.size(); ++k)
     if (const int option = state_options_[k]; option < 0 || is_set(values[option].ptr()))
@@ -125,7 +141,7 @@ bool GroupReader::update_option(Item& item, PyObject* value, Group& group) const
   if (!options_[item.option].is_plain || !is_constant(value)) return false;
   for (std::size_t k = 0; k < slots_.size(); ++k)
     if (slots_[k].option == static_cast<std::size_t>(item.option) &&
-        !read_plain(value, slots_[k].hyper, group.hypers[k]))
+        !read_plain(value, slots_[k].hyper, number(group, k)))
       return false;
   item.value = py::reinterpret_borrow<py::object>(value);
   return true;
@@ -175,12 +191,17 @@ void GroupReader::check_arguments(PyObject* arguments, bool ranges) const {
   for (const auto& [hyper, option] : slots_) {
     PyObject* const value = get(arguments, options_[option].key);
     if (value == nullptr || hyper.range == Range::kFlag) continue;
+    if (&hyper == &kMaxGradNorm && value == Py_None) continue;
     const OptionName name{hyper.key, hyper.index, OptionName::kArgument};
     const py::object item = option_of(value, hyper, name.group);
     if (is_on_device(item)) continue;  // its range is not waited for
     const double number = number_of(item.ptr(), name);
     if (ranges) check_range(number, item, hyper, name);
   }
+}
+
+double& GroupReader::number(Group& group, std::size_t slot) const {
+  return is_rules(slot) ? group.hypers[slot] : group.max_grad_norm;
 }
 
 bool GroupReader::knows_on_host(const Group& group, int hyper) const {

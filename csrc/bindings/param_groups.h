@@ -42,7 +42,7 @@ class GroupReader {
     std::size_t option;  // position in options_
   };
   static constexpr int kNoOption = -1;
-  static constexpr std::size_t kMaximize = 0;  // the first of options_
+  static constexpr std::size_t kMaximize = 0, kSkipNonfinite = 1;  // the first of options_
 
   // One item of a group's dict. Both objects are owned: no other can have the address of one.
   struct Item {
@@ -63,11 +63,13 @@ class GroupReader {
   Group read_group(PyObject* dict, int index, const Values& values) const;
   bool update(PyObject* dict, CachedGroup& cached, Group& group) const;
   bool update_option(Item& item, PyObject* value, Group& group) const;
+  double& number(Group& group, std::size_t slot) const;
+  bool is_rules(std::size_t slot) const { return slot < algorithm_.hypers.size(); }
   bool knows_on_host(const Group& group, int hyper) const;
 
   const Algorithm& algorithm_;
   std::vector<Option> options_;     // each once
-  std::vector<Slot> slots_;         // by hyper-parameter
+  std::vector<Slot> slots_;         // by hyper-parameter, and then max_grad_norm
   std::vector<int> state_options_;  // positions in options_ by state, or -1
   // Positions in slots_ of what decoupling the decay from lr needs, or -1.
   int lr_ = -1, reference_lr_ = -1, decouple_lr_ = -1;

@@ -92,7 +92,7 @@ class Packer {
     task_->step = parameter.step;
     std::ranges::copy(parameter.numbers, task_->numbers);
     task_->hypers = group_hypers_;
-    task_->maximize = swept.maximize;
+    task_->maximize = swept.transform->sign < 0.0;
     task_->aligned = is_aligned(swept);
     for_each_operand(swept, [&](int operand, const Operand& lies) {
       task_->operands[operand] = lies.data;

@@ -25,6 +25,7 @@ constexpr struct {
   const char* words;
 } kRanges[] = {
     {0.0, Limits::max(), "finite and not negative"},
+    {Limits::denorm_min(), Limits::max(), "finite and over 0"},
     {0.0, 1.0 - Limits::epsilon() / 2.0, "in [0, 1)"},
     {0.0, 1.0, "in [0, 1]"},
     {Limits::denorm_min(), 1.0 - Limits::epsilon() / 2.0, "in (0, 1)"},

@@ -59,7 +59,16 @@ struct StateNumber {
   bool operator==(const StateNumber&) const = default;
 };
 
-enum class Range { kNonNegative, kBelowOne, kUpToOne, kInsideOne, kAboveOne, kFinite, kFlag };
+enum class Range {
+  kNonNegative,
+  kPositive,
+  kBelowOne,
+  kUpToOne,
+  kInsideOne,
+  kAboveOne,
+  kFinite,
+  kFlag
+};
 
 // A hyper-parameter: where a parameter group keeps it, what it may be, where the rule keeps it.
 template <class Rule>

@@ -45,7 +45,7 @@ void Plan::bump_versions(std::size_t k) const {
   }
   bump(tensors.param);
   for (int state = 0; state < tasks_[k].state_count; ++state) bump(tensors.states[state]);
-  if (context_.scaled) bump(tensors.grad);
+  if (scaler_.scales()) bump(tensors.grad);
 }
 
 // Rows with a gradient catch up in the sweep, and all of them before a dense one.

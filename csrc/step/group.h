@@ -14,7 +14,6 @@ namespace onepass {
 struct GroupKind {
   const Algorithm* algorithm;
   unsigned variant;
-  bool maximize;
 
   bool operator==(const GroupKind&) const = default;
 };
@@ -24,6 +23,8 @@ struct Group {
   const Algorithm* algorithm = nullptr;
   unsigned present = 0;  // its states, a bit each
   bool maximize = false;
+  double max_grad_norm = 0.0;   // clips to this norm of all gradients; 0: does not
+  bool skip_nonfinite = false;  // takes no step where that norm is not finite
   double hypers[kMaxHypers] = {};
   // Those of them that are read on the device alone, by position.
   std::vector<std::pair<int, at::Tensor>> device_hypers = {};
@@ -37,7 +38,9 @@ struct Group {
     return present | static_cast<unsigned>(is_on) << algorithm->states.size();
   }
 
-  GroupKind kind() const { return {algorithm, variant_index(), maximize}; }
+  bool needs_grad_norm() const { return max_grad_norm != 0.0 || skip_nonfinite; }
+
+  GroupKind kind() const { return {algorithm, variant_index()}; }
 
   // Adds the algorithm's state of that number.
   void add_state(std::size_t k) {

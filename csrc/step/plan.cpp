@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "../sweep/instruction_sets.h"
-#include "task.h"
 #include "validate.h"
 
 namespace onepass {
@@ -15,16 +14,20 @@ void Plan::begin(std::span<const Group> groups, const Scaler& scaler) {
   scaler_ = scaler;
   sums_ = std::ranges::any_of(groups,
                               [](const Group& group) { return group.variant().sums != nullptr; });
+  needs_grad_norm_ = std::ranges::any_of(groups, &Group::needs_grad_norm);
   const bool scaled = scaler.scales();
-  const bool as_before = !scaled && !context_.scaled &&
-                         context_.instruction_set == instruction_set() &&
-                         context_.emulation == cuda::emulated() &&
-                         std::ranges::equal(groups, context_.kinds, {}, &Group::kind);
+  const bool as_before =
+      scaled == context_.scaled && needs_grad_norm_ == context_.needs_grad_norm &&
+      context_.instruction_set == instruction_set() && context_.emulation == cuda::emulated() &&
+      std::ranges::equal(groups, context_.kinds, {}, &Group::kind);
+  transforms_.resize(groups.size());
+  for (std::size_t k = 0; k < groups.size(); ++k)
+    transforms_[k] = {.sign = groups[k].maximize ? -1.0 : 1.0, .scale = scaler.grad_scale};
   if (as_before) return;
   tasks_.clear();
   origins_.clear();
   overlap_.mark_written();
-  context_ = {scaled, instruction_set(), cuda::emulated(), {}};
+  context_ = {scaled, needs_grad_norm_, instruction_set(), cuda::emulated(), {}};
   for (const Group& group : groups) context_.kinds.push_back(group.kind());
 }
 
@@ -33,6 +36,7 @@ void Plan::clear() {
   entries_.clear();
   on_devices_ = 0;
   catches_up_ = false;
+  grad_norm_.reset();
   coefficients_.clear();
   devices_.clear();
   memory_.clear();
@@ -51,6 +55,10 @@ void Plan::add(const Tensors& tensors, const Subject& subject) {
   const Validation validation(group_of(k), scaler_, subject, memory_);
   entry.on_device = tensors.grad != nullptr && cuda::on_device(*tensors.param);
   if (entry.on_device) check_device(*tensors.param, subject);
+  TORCH_CHECK(
+      !entry.on_device || !needs_grad_norm_, subject.parameter(), " is on ",
+      tensors.param->device(), ", and max_grad_norm and skip_nonfinite are taken on the ",
+      "CPU only so far; leave them out and call torch.nn.utils.clip_grad_norm_ before step()");
   on_devices_ += entry.on_device ? 1 : 0;
   validation.check_numbers(entry);
   ByteRanges ranges;  // of operands that there are: to clear it for each takes long
@@ -76,6 +84,7 @@ bool Plan::reuse_task(std::size_t k, const ByteRanges& ranges) {
   for (int state = 0; same && state < task.state_count; ++state)
     same = origin.ranges[2 + state].begin == ranges[2 + state].begin;
   if (!same || origin.ranges[1].begin == ranges[1].begin) return same;
+  if (scaler_.scales()) return false;  // it is written: the search for shared memory begins anew
   for (int operand = 0; operand < 2 + task.state_count; ++operand)
     if (operand != 1 && ranges[1].overlaps(ranges[operand])) return false;
   origin.ranges[1] = ranges[1];
@@ -84,13 +93,20 @@ bool Plan::reuse_task(std::size_t k, const ByteRanges& ranges) {
   return true;
 }
 
+SweepOrder Plan::order_of(const Entry& entry, bool usual) const {
+  if (usual) return SweepOrder::kUsual;
+  const bool by_index = entry.rows != nullptr || entry.keep != nullptr || needs_grad_norm_ ||
+                        groups_[entry.group].variant().sums != nullptr;
+  return by_index ? SweepOrder::kOfIndices : SweepOrder::kOfMemory;
+}
+
 void Plan::make_task(std::size_t k, const ByteRanges& ranges, bool usual) {
   const Entry& entry = entries_[k];
   const TaskOrigin before = std::exchange(origins_[k], {});
   const std::int64_t size_before = std::exchange(tasks_[k], {}).size;
   if (entry.tensors.grad == nullptr) return overlap_.mark_written();
-  Task& task = tasks_[k] = task_of(entry, group_of(k), ranges, usual, memory_);
-  task.grad_scale = scaler_.grad_scale;
+  Task& task = tasks_[k] = task_of(entry, group_of(k), ranges, order_of(entry, usual), memory_);
+  task.transform = &transforms_[entry.group];
   const bool is_alike =
       k > 0 && entry.group == entries_[k - 1].group && entry.on_device == entries_[k - 1].on_device;
   choose_loops(task, group_of(k), entry.on_device, is_alike ? &tasks_[k - 1] : nullptr);

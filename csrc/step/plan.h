@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -14,11 +15,18 @@
 #include "entry.h"
 #include "group.h"
 #include "overlap.h"
+#include "task.h"
 
 namespace onepass {
 
-// The order of calls is begin, add for each parameter, close, stage, commit and sweep. From
-// commit() on nothing fails, allocates or runs Python code, so that no step is taken by half.
+// The norm of all gradients of a step, and the type of what it was computed from.
+struct GradNorm {
+  double value;
+  Float type;
+};
+
+// The order of calls is begin, add for each parameter, close, stage, measure, commit and sweep.
+// From commit() on nothing fails, allocates or runs Python code, so that no step is taken by half.
 //
 // Between steps a plan keeps addresses, and what it concluded from them. It looks every tensor up
 // anew in every step; where all it finds about a parameter is as before, so is the conclusion.
@@ -33,6 +41,9 @@ class Plan {
   // Allocates what the phases after it need, and copies to devices what their kernels read. Nothing
   // after it can fail but a device.
   void stage();
+  // Computes the norm of all gradients, if a group asks for it, and what clips them to it. Returns
+  // false where the step is not to be taken.
+  bool measure();
   // Counts the steps, bumps the version counters, computes the coefficients.
   void commit();
   // Sums over parameters where coefficients wait for it, then sweeps all tasks; those on devices
@@ -40,6 +51,9 @@ class Plan {
   void sweep();
   // Forgets all tensors and keeps the vectors' memory for the next step.
   void clear();
+
+  // What measure() found, if anything asked for it.
+  const std::optional<GradNorm>& grad_norm() const { return grad_norm_; }
 
   // The logs that states lack: where there are any after close(), the step has to be planned anew
   // with them.
@@ -61,6 +75,7 @@ class Plan {
   std::int64_t elements() const { return ends_.empty() ? 0 : ends_.back(); }  // on the CPU
   bool reuse_task(std::size_t k, const ByteRanges& ranges);
   void make_task(std::size_t k, const ByteRanges& ranges, bool usual);
+  SweepOrder order_of(const Entry& entry, bool usual) const;
   void hold();
   double count_step_of(const Entry& entry) const;
   void bump_versions(std::size_t k) const;
@@ -70,7 +85,8 @@ class Plan {
 
   // What tasks depend on beside their parameters.
   struct TaskContext {
-    bool scaled = false;  // scaled gradients are written: no conclusion about them is kept
+    bool scaled = false;           // scaled gradients are written
+    bool needs_grad_norm = false;  // gradients are summed over by index
     int instruction_set = -1;
     cuda::Emulation emulation = {};
     std::vector<GroupKind> kinds;
@@ -79,16 +95,20 @@ class Plan {
   Scaler scaler_;
   TaskContext context_;
   std::span<const Group> groups_;
+  std::vector<GradTransform> transforms_;  // by group
+  std::vector<double> task_squares_;       // of gradients, by entry
   std::vector<Entry> entries_;
   std::vector<Task> tasks_;          // by entry, and kept between steps
   std::vector<TaskOrigin> origins_;  // what each was made from
   std::vector<std::int64_t> ends_;   // where each ends, laid end to end
   std::size_t on_devices_ = 0;       // how many of entries_
   bool sums_ = false;                // some group's coefficients wait for sums
+  bool needs_grad_norm_ = false;     // some group asks for the norm of all gradients
+  std::optional<GradNorm> grad_norm_;
   bool catches_up_ = false;  // some parameter with a dense gradient has rows that missed decay
   Overlap overlap_;
   StepCoefficients coefficients_;
-  SquareSums squares_;
+  SquareSums squares_{Squares::kOfRule}, gradient_squares_{Squares::kOfGradient};
   DevicePlans devices_;
   StepMemory memory_;
 };

@@ -16,7 +16,7 @@ Float arithmetic_of(const Task& task) {
 
 // The loop over the very types of a task, or null where it has to go through tiles.
 Loop in_place_loop(const Task& task, const Variant& variant) {
-  if (task.sizes != nullptr || task.grad_scale != 0.0) return nullptr;
+  if (task.sizes != nullptr) return nullptr;
   for (int mix = 0; mix < kMixCount; ++mix) {
     bool same = task.param.type == kMixes[mix].param && task.grad.type == kMixes[mix].grad;
     for (int k = 0; k < task.state_count; ++k) same &= task.states[k].type == kMixes[mix].states;
@@ -59,12 +59,6 @@ bool is_linear(const Tensors& tensors, Task& task, bool by_index) {
   return like_param;
 }
 
-// Rows of a sparse gradient lie in the order of the indices, and sums must not depend on the
-// layout.
-bool goes_by_index(const Entry& entry, const Group& group) {
-  return entry.rows != nullptr || entry.keep != nullptr || group.variant().sums != nullptr;
-}
-
 // The order of the sweep is the parameter's order in memory, its dimensions by falling stride, or
 // that of the indices. The rows of a sparse gradient lie one after the other themselves.
 // Operands that lie in that order without gaps need no strides. Complex numbers are pairs: one more
@@ -103,18 +97,17 @@ void plan_strides(Task& task, const Entry& entry, bool by_index, StepMemory& mem
 
 }  // namespace
 
-Task task_of(const Entry& entry, const Group& group, const ByteRanges& ranges, bool usual,
+Task task_of(const Entry& entry, const Group& group, const ByteRanges& ranges, SweepOrder order,
              StepMemory& memory) {
   const Tensors& tensors = entry.tensors;
   Task task;
   task.state_count = group.state_count;
-  task.maximize = group.maximize;
   const int pair = tensors.param->is_complex() ? 2 : 1;
   task.size = tensors.param->is_meta() ? 0 : tensors.param->numel() * pair;
   const Float type = stored_type(*tensors.param);
   const ByteRange* range = ranges.data();
   for_each_operand(tensors, task, [&](const at::TensorBase& tensor, Operand& operand) {
-    operand.type = usual ? type : stored_type(tensor);
+    operand.type = order == SweepOrder::kUsual ? type : stored_type(tensor);
     operand.data = const_cast<std::byte*>(range++->begin);
   });
   if (entry.rows != nullptr) {
@@ -124,8 +117,8 @@ Task task_of(const Entry& entry, const Group& group, const ByteRanges& ranges, b
   } else if (entry.keep != nullptr && task.size > 0) {
     task.row_size = task.size / tensors.decay_log.at_row->numel();
   }
-  const bool by_index = goes_by_index(entry, group);
-  if (!usual && task.size > 0 && !is_linear(tensors, task, by_index))
+  const bool by_index = order == SweepOrder::kOfIndices;
+  if (order != SweepOrder::kUsual && task.size > 0 && !is_linear(tensors, task, by_index))
     plan_strides(task, entry, by_index, memory);
   return task;
 }

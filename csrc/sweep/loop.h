@@ -12,10 +12,11 @@ namespace onepass {
 inline constexpr int kMaxOperands = kMaxStates + 2;  // parameter, gradient, states
 inline constexpr int kMaxDims = 64;
 
-// A rule's coefficients, the parameter, its gradient, its states, how many elements.
+// A rule's coefficients, what the gradient is multiplied by, the parameter, its gradient, its
+// states, how many elements.
 struct LoopArgs {
   const void* update;
-  bool maximize;
+  double grad_factor;
   void* param;
   const void* grad;
   void* states[kMaxStates];
@@ -29,7 +30,7 @@ template <class Update, int kStates, class Param, class Grad, class StateFloat>
 ONEPASS_FN void run_loop(const LoopArgs& args) {
   using Real = RealOf<Param>;
   const Update rule = *static_cast<const Update*>(args.update);
-  const Real sign = args.maximize ? Real(-1) : Real(1);
+  const Real factor = static_cast<Real>(args.grad_factor);
   auto* const param = static_cast<Param*>(args.param);
   const auto* const grad = static_cast<const Grad*>(args.grad);
   StateFloat* states[kMaxStates];
@@ -39,7 +40,7 @@ ONEPASS_FN void run_loop(const LoopArgs& args) {
   for (std::int64_t i = 0; i < args.size; ++i) {
     Real state[kMaxStates];
     for (int k = 0; k < kStates; ++k) state[k] = decode(states[k][i]);
-    const Real updated = rule(Real(decode(param[i])), sign * Real(decode(grad[i])), state);
+    const Real updated = rule(Real(decode(param[i])), factor * Real(decode(grad[i])), state);
     encode(updated, param[i]);
     for (int k = 0; k < kStates; ++k) encode(state[k], states[k][i]);
   }
@@ -50,7 +51,7 @@ ONEPASS_FN void run_loop(const LoopArgs& args) {
 template <class Update, int kStates, int kSquares, class Real>
 ONEPASS_FN void run_sums(const LoopArgs& args, double* sums) {
   const Update rule = *static_cast<const Update*>(args.update);
-  const Real sign = args.maximize ? Real(-1) : Real(1);
+  const Real factor = static_cast<Real>(args.grad_factor);
   const auto* const param = static_cast<const Real*>(args.param);
   const auto* const grad = static_cast<const Real*>(args.grad);
   const Real* states[kMaxStates];
@@ -61,7 +62,7 @@ ONEPASS_FN void run_sums(const LoopArgs& args, double* sums) {
   for (std::int64_t i = 0; i < args.size; ++i) {
     Real state[kMaxStates], term[kSquares];
     for (int k = 0; k < kStates; ++k) state[k] = states[k][i];
-    rule.measure(param[i], sign * grad[i], state, term);
+    rule.measure(param[i], factor * grad[i], state, term);
     for (int k = 0; k < kSquares; ++k) terms[k][i] = term[k];
   }
   const std::int64_t padded = (args.size + kLanes - 1) / kLanes * kLanes;

@@ -13,10 +13,17 @@ namespace {
 
 static_assert(kSumBlock<float> * sizeof(float) == kTileBytes);  // a block is a tile
 
-std::int64_t blocks_of(const Task& task) {
-  if (task.sums == nullptr) return 0;
-  return task.arithmetic == Float::kFloat64 ? sum_blocks_of<double>(task.size)
-                                            : sum_blocks_of<float>(task.size);
+// The gradient, in the form in which rules say what they square.
+template <class Real>
+struct GradientItself {
+  ONEPASS_FN void measure(Real /*p*/, Real g, Real* /*states*/, Real* terms) const { terms[0] = g; }
+};
+
+template <class Real>
+SumLoop gradient_loop() {
+  static constexpr auto table =
+      PerInstructionSet<&run_sums<GradientItself<Real>, 0, 1, Real>>::table;
+  return table[instruction_set()];
 }
 
 // One of the sums that a task waits for, from those of its blocks.
@@ -33,28 +40,52 @@ double fold(std::span<const double> block_sums, int which) {
 }
 
 template <class Real>
-void sum_blocks(const Task& task, std::int64_t begin, std::int64_t end, double* sums) {
+void load_gradient(const Task& task, std::int64_t first, std::int64_t size, Tile<Real>& grad) {
+  const GradTransform& transform = *task.transform;
+  grad.load(task, task.grad, first, size);
+  if (!transform.is_scaled() || transform.divides_exactly()) return;
+  for (std::int64_t i = 0; i < size; ++i)  // it is written back in the sweep, and only there
+    grad.buffer[i] = grad.data[i] / static_cast<Real>(transform.scale);
+  grad.data = grad.buffer;
+}
+
+template <class Real>
+void sum_blocks(const Task& task, Squares squares, std::int64_t begin, std::int64_t end,
+                double* sums) {
+  const GradientItself<Real> itself;
   Tile<Real> param, grad, states[kMaxStates];
-  for (std::int64_t block = begin; block < end; ++block) {
+  for (std::int64_t block = begin; block < end; ++block, sums += kMaxSquares) {
     const std::int64_t first = block * kSumBlock<Real>;
     const std::int64_t size = std::min(kSumBlock<Real>, task.size - first);
-    param.load(task, task.param, first, size);
-    grad.load(task, task.grad, first, size);
-    if (task.grad_scale != 0.0) {  // written back only in the sweep
-      for (std::int64_t i = 0; i < size; ++i)
-        grad.buffer[i] = grad.data[i] / static_cast<Real>(task.grad_scale);
-      grad.data = grad.buffer;
+    load_gradient(task, first, size, grad);
+    const double factor = task.transform->factor();
+    if (squares == Squares::kOfGradient) {
+      gradient_loop<Real>()({&itself, factor, nullptr, grad.data, {}, size}, sums);
+      continue;
     }
-    LoopArgs args{task.update, task.maximize, param.data, grad.data, {}, size};
+    param.load(task, task.param, first, size);
+    LoopArgs args{task.update, factor, param.data, grad.data, {}, size};
     for (int k = 0; k < task.state_count; ++k) {
       states[k].load(task, task.states[k], first, size);
       args.states[k] = states[k].data;
     }
-    task.sums(args, sums + block * kMaxSquares);
+    task.sums(args, sums);
   }
 }
 
 }  // namespace
+
+std::int64_t SquareSums::blocks_of(const Task& task) const {
+  if (which_ == Squares::kOfRule && task.sums == nullptr) return 0;
+  return task.arithmetic == Float::kFloat64 ? sum_blocks_of<double>(task.size)
+                                            : sum_blocks_of<float>(task.size);
+}
+
+void SquareSums::add_up_blocks(const Task& task, std::int64_t begin, std::int64_t end,
+                               double* sums) const {
+  return task.arithmetic == Float::kFloat64 ? sum_blocks<double>(task, which_, begin, end, sums)
+                                            : sum_blocks<float>(task, which_, begin, end, sums);
+}
 
 void SquareSums::prepare(std::span<const Task> tasks) {
   ends_.clear();
@@ -68,13 +99,10 @@ void SquareSums::add_up(std::span<const Task> tasks, std::size_t first, std::siz
   const auto start = [&](std::size_t k) { return k == 0 ? 0 : ends_[k - 1]; };
   in_parallel(start(first), last == 0 ? 0 : ends_[last - 1], kParallelThreshold / kSumBlock<float>,
               [&](std::int64_t begin, std::int64_t end) {
-                for_each_piece(ends_, begin, end,
-                               [&](std::int64_t k, std::int64_t from, std::int64_t to) {
-                                 double* const sums = partial_.data() + start(k) * kMaxSquares;
-                                 return tasks[k].arithmetic == Float::kFloat64
-                                            ? sum_blocks<double>(tasks[k], from, to, sums)
-                                            : sum_blocks<float>(tasks[k], from, to, sums);
-                               });
+                for_each_piece(
+                    ends_, begin, end, [&](std::int64_t k, std::int64_t from, std::int64_t to) {
+                      add_up_blocks(tasks[k], from, to, &partial_[(start(k) + from) * kMaxSquares]);
+                    });
               });
   for (std::size_t k = first; k < last; ++k)
     for (int which = 0; which < kMaxSquares; ++which)

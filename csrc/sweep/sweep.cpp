@@ -15,23 +15,36 @@ struct ElementRange {
 };
 
 template <class Real>
+inline constexpr std::int64_t kTile = kTileBytes / sizeof(Real);
+
+template <class Real>
+void unscale(Real* grad, std::int64_t size, const GradTransform& transform) {
+  const Real scale = static_cast<Real>(transform.scale), reciprocal = Real(1) / scale;
+  if (transform.divides_exactly()) {
+    for (std::int64_t i = 0; i < size; ++i) grad[i] *= reciprocal;
+  } else {
+    for (std::int64_t i = 0; i < size; ++i) grad[i] /= scale;
+  }
+}
+
+template <class Real>
 void sweep_tiles(const Task& task, const ElementRange& range) {
-  constexpr std::int64_t kTile = kTileBytes / sizeof(Real);
+  const GradTransform& transform = *task.transform;
+  const bool is_scaled = transform.is_scaled(), is_exact = transform.divides_exactly();
   Tile<Real> param, grad, states[kMaxStates];
-  for (std::int64_t first = range.begin; first < range.end; first += kTile) {
-    const std::int64_t size = std::min(kTile, range.end - first);
+  for (std::int64_t first = range.begin; first < range.end; first += kTile<Real>) {
+    const std::int64_t size = std::min(kTile<Real>, range.end - first);
     param.load(task, task.param, first, size);
     grad.load(task, task.grad, first + range.grad_ahead, size);
     for (int k = 0; k < task.state_count; ++k) states[k].load(task, task.states[k], first, size);
-    if (task.grad_scale != 0.0) {
-      for (std::int64_t i = 0; i < size; ++i) grad.data[i] /= static_cast<Real>(task.grad_scale);
-      grad.store(task, task.grad, first, size);
-    }
+    if (is_scaled && !is_exact) unscale(grad.data, size, transform);
     if (range.keep != 1.0)
       for (std::int64_t i = 0; i < size; ++i) param.data[i] *= static_cast<Real>(range.keep);
-    LoopArgs args{task.update, task.maximize, param.data, grad.data, {}, size};
+    LoopArgs args{task.update, transform.factor(), param.data, grad.data, {}, size};
     for (int k = 0; k < task.state_count; ++k) args.states[k] = states[k].data;
     task.tiled(args);
+    if (is_exact) unscale(grad.data, size, transform);
+    if (is_scaled) grad.store(task, task.grad, first + range.grad_ahead, size);
     param.store(task, task.param, first, size);
     for (int k = 0; k < task.state_count; ++k) states[k].store(task, task.states[k], first, size);
   }
@@ -45,13 +58,9 @@ void sweep_tiles(const Task& task, const ElementRange& range) {
   for (int k = 0; k < task.state_count; ++k) __builtin_prefetch(task.states[k].data, /*rw=*/1);
 }
 
-void sweep_range(const Task& task, const ElementRange& range) {
-  if (task.in_place == nullptr || range.keep != 1.0) {
-    return task.arithmetic == Float::kFloat64 ? sweep_tiles<double>(task, range)
-                                              : sweep_tiles<float>(task, range);
-  }
+void sweep_in_place(const Task& task, const ElementRange& range) {
   LoopArgs args{task.update,
-                task.maximize,
+                task.transform->factor(),
                 element(task.param, range.begin),
                 element(task.grad, range.begin + range.grad_ahead),
                 {},
@@ -60,16 +69,45 @@ void sweep_range(const Task& task, const ElementRange& range) {
   task.in_place(args);
 }
 
+// In place, tile by tile: a tile's gradient is still in the cache when it is divided and written
+// back.
+template <class Real>
+void sweep_scaled_in_place(const Task& task, const ElementRange& range) {
+  Tile<Real> grad;
+  for (std::int64_t first = range.begin; first < range.end; first += kTile<Real>) {
+    const std::int64_t size = std::min(kTile<Real>, range.end - first);
+    sweep_in_place(task, {first, first + size});
+    grad.load(task, task.grad, first, size);
+    unscale(grad.data, size, *task.transform);
+    grad.store(task, task.grad, first, size);
+  }
+}
+
+template <class Real>
+void sweep_range_as(const Task& task, const ElementRange& range) {
+  const GradTransform& transform = *task.transform;
+  const bool needs_quotient = transform.is_scaled() && !transform.divides_exactly();
+  if (task.in_place == nullptr || range.keep != 1.0 || needs_quotient)
+    return sweep_tiles<Real>(task, range);
+  return transform.is_scaled() ? sweep_scaled_in_place<Real>(task, range)
+                               : sweep_in_place(task, range);
+}
+
+void sweep_range(const Task& task, const ElementRange& range) {
+  return task.arithmetic == Float::kFloat64 ? sweep_range_as<double>(task, range)
+                                            : sweep_range_as<float>(task, range);
+}
+
 // Multiplies each row of the parameter by what remains of it after the decay that it missed.
 template <class Real>
 void keep_rows(const Task& task) {
-  constexpr std::int64_t kTile = kTileBytes / sizeof(Real);
   Tile<Real> param;
   for (std::int64_t row = 0; row * task.row_size < task.size; ++row) {
     const double keep = task.row_keep[row];
     const std::int64_t end = (row + 1) * task.row_size;
-    for (std::int64_t first = end - task.row_size; keep != 1.0 && first < end; first += kTile) {
-      const std::int64_t size = std::min(kTile, end - first);
+    for (std::int64_t first = end - task.row_size; keep != 1.0 && first < end;
+         first += kTile<Real>) {
+      const std::int64_t size = std::min(kTile<Real>, end - first);
       param.load(task, task.param, first, size);
       for (std::int64_t i = 0; i < size; ++i)
         param.data[i] = static_cast<Real>(param.data[i] * keep);

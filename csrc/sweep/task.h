@@ -1,7 +1,9 @@
 // What the sweep does to one parameter.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <cstdlib>
 
 #include "loop.h"
 
@@ -19,6 +21,24 @@ struct Operand {
   Float type = Float::kFloat32;
 };
 
+// What becomes of the gradients of a group before the rule sees them: sign * g / scale * clip.
+struct GradTransform {
+  double sign = 1.0;   // -1 where the group maximizes
+  double scale = 0.0;  // of a gradient scaler, which wants g / scale written back; 0: of none
+  double clip = 1.0;   // the coefficient of clipping, which leaves the gradients as they are
+
+  bool is_scaled() const { return scale != 0.0; }
+  // Whether the scale is a power of two, as those of torch's scaler are: then a product with its
+  // reciprocal has the bits of the quotient.
+  bool divides_exactly() const {
+    int exponent = 0;
+    return is_scaled() && std::frexp(scale, &exponent) == 0.5 && std::abs(exponent) < 120;
+  }
+  // What loops multiply a gradient by. Where it does not hold the scale, they get the quotient.
+  double factor() const { return sign * clip / (divides_exactly() ? scale : 1.0); }
+};
+inline constexpr GradTransform kPlainGradient;
+
 // The memory of one parameter in one step, already validated.
 struct Task {
   std::int64_t size = 0;
@@ -26,7 +46,7 @@ struct Task {
   const std::int64_t* sizes = nullptr;  // outermost first
   Operand param, grad, states[kMaxStates];
   int state_count = 0;
-  bool maximize = false;
+  const GradTransform* transform = &kPlainGradient;
   Float arithmetic = Float::kFloat32;  // kFloat32 or kFloat64
   // A sparse gradient has `row_size` elements for each of `rows`, the rows of the other operands;
   // a dense one has null.
@@ -35,7 +55,6 @@ struct Task {
   // The share that remains of each row after the decay that it missed, or null: of `rows`, or where
   // the gradient is dense of all rows, which catch_up() multiplies.
   const double* row_keep = nullptr;
-  double grad_scale = 0.0;       // the gradient is divided by it and written back; 0: neither
   const void* update = nullptr;  // the rule's coefficients
   Loop in_place = nullptr;       // the loop over these very types, if there is one
   Loop tiled = nullptr;          // the loop over tiles of the arithmetic type

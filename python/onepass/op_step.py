@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ._native import C
 from ._torch import divide_, is_exporting, is_memory, spec_of
+from .grad_norm import clip, needs_grad_norm
 from .local_step import LocalStep
 from .options import raise_reference_rate
 from .parts import is_dtensor, parts_of, wrapper_in
@@ -65,9 +66,8 @@ def _step_under_mode(optimizer: OnePass) -> None:
         local.put_moved(is_scaled=scale is not None)
         optimizer._native().rehearse(local.groups, local.state, local.new_state)
         filled = _filled_lists(optimizer, local)
-        for group, lists in filled:
-            ran = True
-            _run_op(optimizer, group, lists)
+        ran = True
+        _run_ops(optimizer, filled)
     except BaseException:
         if not ran:
             local.take_back()
@@ -95,13 +95,15 @@ def _step_compiled(optimizer: OnePass) -> None:
             f"a step of {type(optimizer).__name__} cannot be exported: a program of torch.export "
             "keeps no optimizer's state; export the model alone, or torch.compile the step"
         )
+    filled = []
     for group in optimizer.param_groups:
         lists: list[list[Tensor]] = [[] for _ in RULES[optimizer.rule].lists()]
         optimizer._init_group(group, *lists)
         if not all(is_memory(param) for param in lists[0]):
             lists[1] = [_placed_as(*pair) for pair in zip(lists[1], lists[0], strict=True)]
             lists = [[_local(tensor) for tensor in tensors] for tensors in lists]
-        _run_op(optimizer, group, lists)
+        filled.append((group, lists))
+    _run_ops(optimizer, filled)
 
 
 def _placed_as(grad: Any, param: Any) -> Any:
@@ -114,14 +116,18 @@ def _local(tensor: Any) -> Any:
     return tensor.to_local() if is_dtensor(tensor) else tensor
 
 
-def _run_op(optimizer: OnePass, group: dict[str, Any], lists: list[list[Tensor]]) -> None:
+def _run_ops(optimizer: OnePass, filled: list[tuple[dict[str, Any], list[list[Tensor]]]]) -> None:
     rule = RULES[optimizer.rule]
     scale, found_inf = optimizer._scaler()
-    options = rule.arguments_in(group)
-    _unscale(lists[1], scale, found_inf)
+    for _, lists in filled:
+        _unscale(lists[1], scale, found_inf)
+    if any(needs_grad_norm(group) for group, _ in filled):
+        found_inf = clip(optimizer, filled, found_inf)
     op = getattr(torch.ops.onepass, f"{rule.name}_")
-    op(*lists, **options, maximize=group["maximize"], found_inf=found_inf)
-    raise_reference_rate(group)
+    for group, lists in filled:
+        options = rule.arguments_in(group)
+        op(*lists, **options, maximize=group["maximize"], found_inf=found_inf)
+        raise_reference_rate(group)
 
 
 def _refuse_sparse_gradients(optimizer: OnePass) -> None:

@@ -13,14 +13,15 @@ from ._native import C
 from ._torch import in_order, number_dtype, without_wrapper
 from .capture import check_capture
 from .containers import natively
+from .grad_norm import last_norm
 from .hook_bypass import bypass_hooks
 from .loading import place_numbers, split_states, unwrap_states, wrap_states
 from .op_step import fill_lists, step_by_op, step_locally
 from .options import check_options, fill, has_torchs, split, start_reference_rate, tidy
-from .rules import RULES, State
+from .rules import RULES
 from .shards import refuse_shards
 from .single import check_single, unknown_class
-from .state import bytes_of, count_device, number_device, state_dtype
+from .state import bytes_of, count_device, number_device, started, state_dtype
 
 
 class OnePass(Optimizer):
@@ -36,6 +37,7 @@ class OnePass(Optimizer):
 
     def __init__(self, params: ParamsT, options: dict[str, Any]) -> None:
         """Checks a subclass's arguments and gives torch's constructor those that it knows."""
+        self._norms: dict[str, Tensor] = {}  # the last, of a step by the op
         has_torch = has_torchs(type(self))
         # First, since torch compares before it looks at types. Ranges are refused in torch's words.
         self._native().check_arguments(options, ranges=not has_torch)
@@ -65,6 +67,7 @@ class OnePass(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         refuse_shards(self)
+        self._norms.clear()
         if torch.compiler.is_compiling() or C.dispatch_mode_is_active():
             step_by_op(self)
         elif not self._natively(
@@ -138,6 +141,24 @@ class OnePass(Optimizer):
         if native is None:
             native = self.__dict__["_native_half"] = C.Step(self.rule)
         return native
+
+    @property
+    def grad_norm(self) -> Tensor | None:
+        """The norm of all gradients in the last step, before clipping; None where nothing asked.
+
+        Groups ask for it with ``max_grad_norm`` or ``skip_nonfinite``. It is a 0-dim tensor, of
+        float64 where a tensor of the step is and else of float32.
+
+        Example:
+            >>> import torch, onepass
+            >>> weight = torch.zeros(2, requires_grad=True)
+            >>> opt = onepass.SGD([weight], lr=1.0, max_grad_norm=1.0)
+            >>> weight.grad = torch.tensor([3.0, 4.0])
+            >>> opt.step()
+            >>> opt.grad_norm, weight.detach(), weight.grad
+            (tensor(5.), tensor([-0.6000, -0.8000]), tensor([3., 4.]))
+        """
+        return last_norm(self)
 
     def _natively(self, call: Callable[..., Any], state: Any, *rest: Any) -> Any:
         """Calls a function of the native half on the groups and a state of any containers."""
@@ -216,7 +237,7 @@ class OnePass(Optimizer):
                 start, device = one.start_in(group), number_device(param)
                 state[one.name] = torch.full((), start, dtype=number, device=device)
             for one in rule.states_in(group):
-                state[one.name] = _started(one, param, group)
+                state[one.name] = started(one, param, group)
         return state
 
     def state_bytes(self) -> int:
@@ -248,6 +269,7 @@ class OnePass(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Takes over a state, whole or not at all: from a pickle, a copy or load_state_dict."""
         before = {key: self.__dict__[key] for key in state if key in self.__dict__}
+        self._norms = {}
         try:
             full, beside = split_states(unwrap_states(self, state), state["param_groups"])
             super().__setstate__({**state, "state": full})
@@ -264,13 +286,3 @@ class OnePass(Optimizer):
         except Exception:
             self.__dict__.update(before)
             raise
-
-
-def _started(state: State, param: Tensor, group: dict[str, Any]) -> Tensor:
-    """Returns a state before the first step, laid out in memory as the parameter."""
-    start, layout = state.start_in(group), torch.preserve_format
-    dtype = state_dtype(param, group)
-    if not start and not param.is_quantized:  # torch has no zeros of these
-        return torch.zeros_like(param, dtype=dtype, memory_format=layout)
-    value = complex(start, start) if param.is_complex() else start
-    return torch.full_like(param, value, dtype=dtype, memory_format=layout)

@@ -18,10 +18,17 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 # Options of ours that torch's classes do not have, and those that only some of them have.
-OURS = ("eps_root", "decouple_lr", "cautious", "state_dtype")
+OURS = (
+    "eps_root",
+    "decouple_lr",
+    "cautious",
+    "state_dtype",
+    "max_grad_norm",
+    "skip_nonfinite",
+)
 EVERYWHERE = ("capturable", "fused")
 SHARED = (*OURS, *EVERYWHERE)
-_FLAGS = ("decouple_lr", "cautious", *EVERYWHERE)
+_FLAGS = ("decouple_lr", "cautious", "skip_nonfinite", *EVERYWHERE)
 
 # The largest rate so far, in groups whose decay is decoupled from lr. No scheduler knows the key.
 REFERENCE_LR = "reference_lr"
@@ -68,8 +75,10 @@ def dtype_name(value: Any) -> Any:
     return value
 
 
-def _is_neutral(value: Any) -> bool:
-    return value is None or (isinstance(value, (bool, int, float)) and not value)
+def _is_neutral(name: str, value: Any) -> bool:
+    if value is None or name == "max_grad_norm":  # of which 0 is an error
+        return value is None
+    return isinstance(value, (bool, int, float)) and not value
 
 
 def tidy(cls: type, options: dict[str, Any], defaults: dict[str, Any]) -> None:
@@ -82,7 +91,7 @@ def tidy(cls: type, options: dict[str, Any], defaults: dict[str, Any]) -> None:
             continue
         if name == "state_dtype":
             options[name] = dtype_name(options[name])
-        if _is_extra(cls, name) and _is_neutral(options[name]) and name not in defaults:
+        if _is_extra(cls, name) and _is_neutral(name, options[name]) and name not in defaults:
             del options[name]
     if isinstance(options.get(REFERENCE_LR), Tensor):
         options[REFERENCE_LR] = float(options[REFERENCE_LR])
@@ -106,7 +115,7 @@ def check_options(group: dict[str, Any]) -> None:
         raise RuntimeError("`fused` does not support `differentiable`")
     if group.get("fused") and group.get("foreach"):
         raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
-    ours = [name for name in OURS if not _is_neutral(group.get(name))]
+    ours = [name for name in OURS if not _is_neutral(name, group.get(name))]
     if group.get("differentiable") and ours:
         raise ValueError(
             f"differentiable=True takes torch's own path, which has no {ours[0]}; leave one out"

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ._torch import is_flat, is_flattened, spec_of
+from .grad_norm import needs_grad_norm
 from .parts import is_dtensor
 from .rules import RULES
 from .state import parameter_name
@@ -24,17 +25,28 @@ def refuse_shards(optimizer: OnePass) -> None:
     """
     if not dist.is_available() or not dist.is_initialized():
         return
-    sums = RULES[optimizer.rule].sums
-    if not sums and not any(group.get("cautious") for group in optimizer.param_groups):
+    reasons = _reasons(optimizer)
+    if not any(reasons):
         return
     whole = _whole_storages(optimizer)
     for i, group in enumerate(optimizer.param_groups):
-        if not sums and not group.get("cautious"):
+        if reasons[i] is None:
             continue
         for k, param in enumerate(group["params"]):
             held = None if param.grad is None else _what_is_held(param, whole)
             if held is not None:
-                raise _refusal(optimizer, (i, k), held)
+                raise _refusal(optimizer, (i, k), held, reasons[i])
+
+
+def _reasons(optimizer: OnePass) -> list[str | None]:
+    """Returns for each group what sums over whole parameters or gradients, if anything does."""
+    groups = optimizer.param_groups
+    for group in groups:
+        if needs_grad_norm(group):
+            return ["the norm of all gradients"] * len(groups)
+    name = type(optimizer).__name__
+    sums = RULES[optimizer.rule].sums
+    return [name if sums or group.get("cautious") else None for group in groups]
 
 
 def refuse_shard(optimizer: OnePass, param: Tensor) -> None:
@@ -50,15 +62,18 @@ def refuse_shard(optimizer: OnePass, param: Tensor) -> None:
         return
     held = _what_is_held(param, _whole_storages(optimizer))
     if held is not None:
-        raise _refusal(optimizer, (i, k), held)
+        raise _refusal(optimizer, (i, k), held, type(optimizer).__name__)
 
 
-def _refusal(optimizer: OnePass, place: tuple[int, int], held: str) -> TypeError:
+def _refusal(
+    optimizer: OnePass, place: tuple[int, int], held: str, reason: str | None
+) -> TypeError:
     i, k = place
+    remedy = "take another class" if reason == type(optimizer).__name__ else "clip before the step"
     return TypeError(
-        f"{type(optimizer).__name__} sums over whole parameters, but of "
+        f"{reason} sums over whole parameters, but of "
         f"{parameter_name(optimizer.param_groups[i], i, k)} each process holds {held}; replicate "
-        "it or take another class"
+        f"it or {remedy}"
     )
 
 

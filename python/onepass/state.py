@@ -14,6 +14,7 @@ from torch.optim.optimizer import ParamsT
 from ._torch import number_dtype
 from .options import dtype_name
 from .parts import all_parts_of, computes_by_parts, parts_of, wrapper_in
+from .rules import State
 
 if TYPE_CHECKING:
     from .optimizer import OnePass
@@ -30,6 +31,16 @@ def state_dtype(param: Tensor, group: dict[str, Any]) -> torch.dtype:
     named = dtype_name(wanted)
     known = (dtype for dtype in _DTYPES if dtype_name(dtype) == named)
     return dtype_for(param, next(known, wanted), "state_dtype")
+
+
+def started(state: State, param: Tensor, group: dict[str, Any]) -> Tensor:
+    """Returns a state before the first step, laid out in memory as the parameter."""
+    start, layout = state.start_in(group), torch.preserve_format
+    dtype = state_dtype(param, group)
+    if not start and not param.is_quantized:  # torch has no zeros of these
+        return torch.zeros_like(param, dtype=dtype, memory_format=layout)
+    value = complex(start, start) if param.is_complex() else start
+    return torch.full_like(param, value, dtype=dtype, memory_format=layout)
 
 
 def dtype_for(param: Tensor, wanted: torch.dtype, argument: str) -> torch.dtype:

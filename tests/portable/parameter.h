@@ -91,8 +91,11 @@ class Parameter {
       : subject_(subject), scene_(scene) {
     task_.size = size;
     task_.state_count = subject.state_count();
-    task_.maximize = scene.maximize;
-    if (mix.layout == Layout::kScaled) task_.grad_scale = 65536.0;
+    transform_.sign = scene.maximize ? -1.0 : 1.0;
+    // By a product with the reciprocal, and by a division.
+    if (mix.layout == Layout::kScaled)
+      transform_.scale = mix.param == Float::kFloat64 ? 3.0 : 65536.0;
+    task_.transform = &transform_;
     if (mix.layout == Layout::kStrided) use_strides();
     if (mix.layout == Layout::kRows) use_rows();
     place_operands(mix);
@@ -113,7 +116,7 @@ class Parameter {
     variant.coefficients(hypers.data(), step, numbers_.data(), task_.arithmetic, coefficients);
     task_.update = &coefficients;
     if (variant.sums != nullptr) {
-      SquareSums sums;
+      SquareSums sums(Squares::kOfRule);
       sums.prepare({&task_, 1});
       sums.add_up({&task_, 1}, 0, 1);
       std::copy_n(sums.of(0), kMaxSquares, squares_);
@@ -168,7 +171,7 @@ class Parameter {
     const bool is_double = task_.arithmetic == Float::kFloat64;
     task_.tiled = variant.loop(is_double ? kMixFloat64 : kMixFloat32);
     if (variant.sums != nullptr) task_.sums = variant.sums(task_.arithmetic);
-    if (mix.layout != Layout::kPlain && mix.layout != Layout::kRows) return;
+    if (mix.layout == Layout::kStrided) return;
     for (int k = 0; k < kMixCount; ++k)
       if (mix.param == kMixes[k].param && mix.grad == kMixes[k].grad &&
           (task_.state_count == 0 || mix.states == kMixes[k].states))
@@ -177,6 +180,7 @@ class Parameter {
 
   const Subject& subject_;
   const Scene& scene_;
+  GradTransform transform_;
   Task task_{};
   std::vector<Memory> operands_;
   std::vector<StateNumber> numbers_;

@@ -36,6 +36,10 @@ class Adagrad(OnePass, torch.optim.Adagrad):
         eps_root: added inside the root, >= 0 (0).
         state_dtype: dtype of the states: float32, float64, bfloat16 or float16; None is the
             parameter's own, and float32 for float16 parameters (None).
+        max_grad_norm: scale the gradients, where the norm of all of them together is larger, to
+            this norm, > 0, as clip_grad_norm_ does, but leave ``.grad`` as it is; opt.grad_norm is
+            the norm before; CPU only so far (None).
+        skip_nonfinite: take no step at all where that norm is infinite or NaN (False).
 
     State:
         ``step``: 0-dim float32, 4 bytes. ``sum``: the parameter's shape, ``state_dtype``; 4 bytes
@@ -52,9 +56,10 @@ class Adagrad(OnePass, torch.optim.Adagrad):
         Duchi et al. 2011, figure 1, with the diagonal.
 
     Differs from torch.optim.Adagrad in:
-        the keyword-only eps_root and state_dtype; float32 states for float16 parameters; infinite
-        hyper-parameters are refused; float32 arithmetic for bfloat16 and float16, rounded once at
-        the end of the step; a group's own initial_accumulator_value counts, which torch overlooks.
+        the keyword-only eps_root, state_dtype, max_grad_norm and skip_nonfinite; float32 states for
+        float16 parameters; infinite hyper-parameters are refused; float32 arithmetic for bfloat16
+        and float16, rounded once at the end of the step; a group's own initial_accumulator_value
+        counts, which torch overlooks.
 
     Example:
         >>> import torch, onepass
@@ -85,6 +90,8 @@ class Adagrad(OnePass, torch.optim.Adagrad):
         eps_root: float = 0.0,
         capturable: bool = False,
         state_dtype: torch.dtype | str | None = None,
+        max_grad_norm: float | None = None,
+        skip_nonfinite: bool = False,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))

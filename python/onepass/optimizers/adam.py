@@ -41,6 +41,10 @@ class Adam(OnePass, torch.optim.Adam):
             further, so that the mean step stays; dense gradients only (False).
         state_dtype: dtype of the moments: float32, float64, bfloat16 or float16; None is the
             parameter's own, and float32 for float16 parameters (None).
+        max_grad_norm: scale the gradients, where the norm of all of them together is larger, to
+            this norm, > 0, as clip_grad_norm_ does, but leave ``.grad`` as it is; opt.grad_norm is
+            the norm before; CPU only so far (None).
+        skip_nonfinite: take no step at all where that norm is infinite or NaN (False).
 
     State:
         ``step``: 0-dim float32, 4 bytes. ``exp_avg``, ``exp_avg_sq`` and with amsgrad
@@ -60,10 +64,11 @@ class Adam(OnePass, torch.optim.Adam):
         al. 2024, algorithm 1.
 
     Differs from torch.optim.Adam in:
-        the keyword-only eps_root, decouple_lr, cautious and state_dtype; float32 moments for
-        float16 parameters; infinite hyper-parameters are refused; float32 arithmetic for bfloat16
-        and float16, rounded once at the end of the step; sparse gradients are taken: rows without
-        values stay where they are, and decoupled decay reaches them later (catch_up).
+        the keyword-only eps_root, decouple_lr, cautious, state_dtype, max_grad_norm and
+        skip_nonfinite; float32 moments for float16 parameters; infinite hyper-parameters are
+        refused; float32 arithmetic for bfloat16 and float16, rounded once at the end of the step;
+        sparse gradients are taken: rows without values stay where they are, and decoupled decay
+        reaches them later (catch_up).
 
     Example:
         >>> import torch, onepass
@@ -96,6 +101,8 @@ class Adam(OnePass, torch.optim.Adam):
         decouple_lr: bool = False,
         cautious: bool = False,
         state_dtype: torch.dtype | str | None = None,
+        max_grad_norm: float | None = None,
+        skip_nonfinite: bool = False,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))
@@ -131,6 +138,10 @@ class AdamW(OnePass, torch.optim.AdamW):
             further, so that the mean step stays; dense gradients only (False).
         state_dtype: dtype of the moments: float32, float64, bfloat16 or float16; None is the
             parameter's own, and float32 for float16 parameters (None).
+        max_grad_norm: scale the gradients, where the norm of all of them together is larger, to
+            this norm, > 0, as clip_grad_norm_ does, but leave ``.grad`` as it is; opt.grad_norm is
+            the norm before; CPU only so far (None).
+        skip_nonfinite: take no step at all where that norm is infinite or NaN (False).
 
     State:
         ``step``: 0-dim float32, 4 bytes. ``exp_avg``, ``exp_avg_sq`` and with amsgrad
@@ -150,10 +161,11 @@ class AdamW(OnePass, torch.optim.AdamW):
         Liang et al. 2024, algorithm 1.
 
     Differs from torch.optim.AdamW in:
-        the keyword-only eps_root, decouple_lr, cautious and state_dtype; float32 moments for
-        float16 parameters; infinite hyper-parameters are refused; float32 arithmetic for bfloat16
-        and float16, rounded once at the end of the step; sparse gradients are taken: rows without
-        values stay where they are, and decay reaches them later (catch_up).
+        the keyword-only eps_root, decouple_lr, cautious, state_dtype, max_grad_norm and
+        skip_nonfinite; float32 moments for float16 parameters; infinite hyper-parameters are
+        refused; float32 arithmetic for bfloat16 and float16, rounded once at the end of the step;
+        sparse gradients are taken: rows without values stay where they are, and decay reaches them
+        later (catch_up).
 
     Example:
         >>> import torch, onepass
@@ -185,6 +197,8 @@ class AdamW(OnePass, torch.optim.AdamW):
         decouple_lr: bool = False,
         cautious: bool = False,
         state_dtype: torch.dtype | str | None = None,
+        max_grad_norm: float | None = None,
+        skip_nonfinite: bool = False,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))

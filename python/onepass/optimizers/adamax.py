@@ -34,6 +34,10 @@ class Adamax(OnePass, torch.optim.Adamax):
         capturable: keep counts on the device, so that a CUDA graph can capture steps (False).
         state_dtype: dtype of the states: float32, float64, bfloat16 or float16; None is the
             parameter's own, and float32 for float16 parameters (None).
+        max_grad_norm: scale the gradients, where the norm of all of them together is larger, to
+            this norm, > 0, as clip_grad_norm_ does, but leave ``.grad`` as it is; opt.grad_norm is
+            the norm before; CPU only so far (None).
+        skip_nonfinite: take no step at all where that norm is infinite or NaN (False).
 
     State:
         ``step``: 0-dim float32, 4 bytes. ``exp_avg`` and ``exp_inf``: the parameter's shape,
@@ -50,9 +54,9 @@ class Adamax(OnePass, torch.optim.Adamax):
         Kingma and Ba 2015, algorithm 2.
 
     Differs from torch.optim.Adamax in:
-        the keyword-only state_dtype; float32 states for float16 parameters; infinite hyper-
-        parameters are refused; float32 arithmetic for bfloat16 and float16, rounded once at the
-        end of the step.
+        the keyword-only state_dtype, max_grad_norm and skip_nonfinite; float32 states for float16
+        parameters; infinite hyper-parameters are refused; float32 arithmetic for bfloat16 and
+        float16, rounded once at the end of the step.
 
     Example:
         >>> import torch, onepass
@@ -80,6 +84,8 @@ class Adamax(OnePass, torch.optim.Adamax):
         capturable: bool = False,
         fused: bool | None = None,
         state_dtype: torch.dtype | str | None = None,
+        max_grad_norm: float | None = None,
+        skip_nonfinite: bool = False,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))

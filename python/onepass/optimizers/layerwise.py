@@ -33,6 +33,10 @@ class LARS(OnePass):
         fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
         state_dtype: dtype of the buffer: float32, float64, bfloat16 or float16; None is the
             parameter's own, and float32 for float16 parameters (None).
+        max_grad_norm: scale the gradients, where the norm of all of them together is larger, to
+            this norm, > 0, as clip_grad_norm_ does, but leave ``.grad`` as it is; opt.grad_norm is
+            the norm before; CPU only so far (None).
+        skip_nonfinite: take no step at all where that norm is infinite or NaN (False).
 
     State:
         ``momentum_buffer``: the parameter's shape, ``state_dtype``; 4 bytes per float32 element.
@@ -75,6 +79,8 @@ class LARS(OnePass):
         capturable: bool = False,
         fused: bool | None = None,
         state_dtype: torch.dtype | str | None = None,
+        max_grad_norm: float | None = None,
+        skip_nonfinite: bool = False,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))
@@ -100,6 +106,10 @@ class NovoGrad(OnePass):
         fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
         state_dtype: dtype of the first moment: float32, float64, bfloat16 or float16; None is the
             parameter's own, and float32 for float16 parameters (None).
+        max_grad_norm: scale the gradients, where the norm of all of them together is larger, to
+            this norm, > 0, as clip_grad_norm_ does, but leave ``.grad`` as it is; opt.grad_norm is
+            the norm before; CPU only so far (None).
+        skip_nonfinite: take no step at all where that norm is infinite or NaN (False).
 
     State:
         ``step``, ``exp_avg_sq``: 0-dim float32, 4 bytes each. ``exp_avg``: the parameter's shape,
@@ -142,6 +152,8 @@ class NovoGrad(OnePass):
         capturable: bool = False,
         fused: bool | None = None,
         state_dtype: torch.dtype | str | None = None,
+        max_grad_norm: float | None = None,
+        skip_nonfinite: bool = False,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))
@@ -167,6 +179,10 @@ class LAMB(OnePass):
         fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
         state_dtype: dtype of the moments: float32, float64, bfloat16 or float16; None is the
             parameter's own, and float32 for float16 parameters (None).
+        max_grad_norm: scale the gradients, where the norm of all of them together is larger, to
+            this norm, > 0, as clip_grad_norm_ does, but leave ``.grad`` as it is; opt.grad_norm is
+            the norm before; CPU only so far (None).
+        skip_nonfinite: take no step at all where that norm is infinite or NaN (False).
 
     State:
         ``step``: 0-dim float32, 4 bytes. ``exp_avg``, ``exp_avg_sq``: the parameter's shape,
@@ -209,6 +225,8 @@ class LAMB(OnePass):
         capturable: bool = False,
         fused: bool | None = None,
         state_dtype: torch.dtype | str | None = None,
+        max_grad_norm: float | None = None,
+        skip_nonfinite: bool = False,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))

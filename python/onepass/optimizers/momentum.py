@@ -37,6 +37,10 @@ class Momentum(OnePass):
             follows the schedule of lr but does not depend on its size (False).
         state_dtype: dtype of the average: float32, float64, bfloat16 or float16; None is the
             parameter's own, and float32 for float16 parameters (None).
+        max_grad_norm: scale the gradients, where the norm of all of them together is larger, to
+            this norm, > 0, as clip_grad_norm_ does, but leave ``.grad`` as it is; opt.grad_norm is
+            the norm before; CPU only so far (None).
+        skip_nonfinite: take no step at all where that norm is infinite or NaN (False).
 
     State:
         ``step``: 0-dim float32, 4 bytes. ``exp_avg``: the parameter's shape, ``state_dtype``; 4
@@ -84,6 +88,8 @@ class Momentum(OnePass):
         capturable: bool = False,
         fused: bool | None = None,
         state_dtype: torch.dtype | str | None = None,
+        max_grad_norm: float | None = None,
+        skip_nonfinite: bool = False,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))

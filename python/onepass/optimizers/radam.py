@@ -39,6 +39,10 @@ class RAdam(OnePass, torch.optim.RAdam):
             follows the schedule of lr but does not depend on its size (False).
         state_dtype: dtype of the states: float32, float64, bfloat16 or float16; None is the
             parameter's own, and float32 for float16 parameters (None).
+        max_grad_norm: scale the gradients, where the norm of all of them together is larger, to
+            this norm, > 0, as clip_grad_norm_ does, but leave ``.grad`` as it is; opt.grad_norm is
+            the norm before; CPU only so far (None).
+        skip_nonfinite: take no step at all where that norm is infinite or NaN (False).
 
     State:
         ``step``: 0-dim float32, 4 bytes. ``exp_avg`` and ``exp_avg_sq``: the parameter's shape,
@@ -56,9 +60,9 @@ class RAdam(OnePass, torch.optim.RAdam):
         4).
 
     Differs from torch.optim.RAdam in:
-        the keyword-only eps_root, decouple_lr and state_dtype; float32 states for float16
-        parameters; infinite hyper-parameters are refused; float32 arithmetic for bfloat16 and
-        float16, rounded once at the end of the step.
+        the keyword-only eps_root, decouple_lr, state_dtype, max_grad_norm and skip_nonfinite;
+        float32 states for float16 parameters; infinite hyper-parameters are refused; float32
+        arithmetic for bfloat16 and float16, rounded once at the end of the step.
 
     Example:
         >>> import torch, onepass
@@ -89,6 +93,8 @@ class RAdam(OnePass, torch.optim.RAdam):
         decouple_lr: bool = False,
         fused: bool | None = None,
         state_dtype: torch.dtype | str | None = None,
+        max_grad_norm: float | None = None,
+        skip_nonfinite: bool = False,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))

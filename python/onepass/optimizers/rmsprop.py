@@ -36,6 +36,10 @@ class RMSprop(OnePass, torch.optim.RMSprop):
         eps_root: added inside the root, >= 0 (0).
         state_dtype: dtype of the states: float32, float64, bfloat16 or float16; None is the
             parameter's own, and float32 for float16 parameters (None).
+        max_grad_norm: scale the gradients, where the norm of all of them together is larger, to
+            this norm, > 0, as clip_grad_norm_ does, but leave ``.grad`` as it is; opt.grad_norm is
+            the norm before; CPU only so far (None).
+        skip_nonfinite: take no step at all where that norm is infinite or NaN (False).
 
     State:
         ``step``: 0-dim float32, 4 bytes. ``square_avg``, with momentum ``momentum_buffer`` and
@@ -53,11 +57,11 @@ class RMSprop(OnePass, torch.optim.RMSprop):
         Tieleman and Hinton 2012, lecture 6.5; centered: Graves 2013, equations 38 to 41.
 
     Differs from torch.optim.RMSprop in:
-        the keyword-only eps_root and state_dtype; float32 states for float16 parameters; infinite
-        hyper-parameters are refused; float32 arithmetic for bfloat16 and float16, rounded once at
-        the end of the step; a variance that rounding makes negative counts as 0, where torch's
-        step is NaN; alpha over 1 is refused; sparse gradients are taken: rows without
-        values stay where they are.
+        the keyword-only eps_root, state_dtype, max_grad_norm and skip_nonfinite; float32 states for
+        float16 parameters; infinite hyper-parameters are refused; float32 arithmetic for bfloat16
+        and float16, rounded once at the end of the step; a variance that rounding makes negative
+        counts as 0, where torch's step is NaN; alpha over 1 is refused; sparse gradients are taken:
+        rows without values stay where they are.
 
     Example:
         >>> import torch, onepass
@@ -88,6 +92,8 @@ class RMSprop(OnePass, torch.optim.RMSprop):
         eps_root: float = 0.0,
         fused: bool | None = None,
         state_dtype: torch.dtype | str | None = None,
+        max_grad_norm: float | None = None,
+        skip_nonfinite: bool = False,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))

@@ -31,6 +31,10 @@ class Rprop(OnePass, torch.optim.Rprop):
         differentiable: let autograd see the step, by torch's own code (False).
         state_dtype: dtype of the states: float32, float64, bfloat16 or float16; None is the
             parameter's own, and float32 for float16 parameters (None).
+        max_grad_norm: scale the gradients, where the norm of all of them together is larger, to
+            this norm, > 0, as clip_grad_norm_ does, but leave ``.grad`` as it is; opt.grad_norm is
+            the norm before; CPU only so far (None).
+        skip_nonfinite: take no step at all where that norm is infinite or NaN (False).
 
     State:
         ``step``: 0-dim float32, 4 bytes. ``prev``, the gradient before, and ``step_size``: the
@@ -47,10 +51,10 @@ class Rprop(OnePass, torch.optim.Rprop):
         Riedmiller and Braun 1993; the variant without backtracking: Igel and Huesken 2000.
 
     Differs from torch.optim.Rprop in:
-        the keyword-only state_dtype; float32 states for float16 parameters; infinite hyper-
-        parameters are refused; float32 arithmetic for bfloat16 and float16, rounded once at the
-        end of the step; signs are compared without multiplying the gradients, whose product may
-        underflow.
+        the keyword-only state_dtype, max_grad_norm and skip_nonfinite; float32 states for float16
+        parameters; infinite hyper-parameters are refused; float32 arithmetic for bfloat16 and
+        float16, rounded once at the end of the step; signs are compared without multiplying the
+        gradients, whose product may underflow.
 
     Example:
         >>> import torch, onepass
@@ -77,6 +81,8 @@ class Rprop(OnePass, torch.optim.Rprop):
         differentiable: bool = False,
         fused: bool | None = None,
         state_dtype: torch.dtype | str | None = None,
+        max_grad_norm: float | None = None,
+        skip_nonfinite: bool = False,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))

@@ -33,6 +33,10 @@ class SGD(OnePass, torch.optim.SGD):
         fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
         state_dtype: dtype of the states: float32, float64, bfloat16 or float16; None is the
             parameter's own, and float32 for float16 parameters (None).
+        max_grad_norm: scale the gradients, where the norm of all of them together is larger, to
+            this norm, > 0, as clip_grad_norm_ does, but leave ``.grad`` as it is; opt.grad_norm is
+            the norm before; CPU only so far (None).
+        skip_nonfinite: take no step at all where that norm is infinite or NaN (False).
 
     State:
         ``momentum_buffer``, with momentum: the parameter's shape, ``state_dtype``; 4 bytes per
@@ -50,10 +54,10 @@ class SGD(OnePass, torch.optim.SGD):
         3 and 4.
 
     Differs from torch.optim.SGD in:
-        the keyword-only state_dtype; float32 states for float16 parameters; infinite hyper-
-        parameters are refused; float32 arithmetic for bfloat16 and float16, rounded once at the
-        end of the step; with a sparse gradient, rows without values stay where they are, though
-        torch's momentum moves them, and weight_decay is taken.
+        the keyword-only state_dtype, max_grad_norm and skip_nonfinite; float32 states for float16
+        parameters; infinite hyper-parameters are refused; float32 arithmetic for bfloat16 and
+        float16, rounded once at the end of the step; with a sparse gradient, rows without values
+        stay where they are, though torch's momentum moves them, and weight_decay is taken.
 
     Example:
         >>> import torch, onepass
@@ -83,6 +87,8 @@ class SGD(OnePass, torch.optim.SGD):
         fused: bool | None = None,
         capturable: bool = False,
         state_dtype: torch.dtype | str | None = None,
+        max_grad_norm: float | None = None,
+        skip_nonfinite: bool = False,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))
