@@ -34,6 +34,8 @@ EXTRA_KEYS = {
     "state_dtype",
     "max_grad_norm",
     "skip_nonfinite",
+    "stochastic_rounding",
+    "state_rounding",
 }
 SOMETIMES_EXTRA_KEYS = {"capturable", "fused"}
 

@@ -32,11 +32,14 @@ IN_USE = {
     "state_dtype": torch.bfloat16,
     "max_grad_norm": 0.5,
     "skip_nonfinite": True,
+    "stochastic_rounding": True,
+    "state_rounding": "stochastic",
     "capturable": True,
     "fused": True,
 }
 NEUTRAL = {
-    name: None if name in ("state_dtype", "max_grad_norm", "fused") else False for name in SHARED
+    name: None if name in ("state_dtype", "max_grad_norm", "state_rounding", "fused") else False
+    for name in SHARED
 }
 
 

@@ -58,7 +58,8 @@ py::list described(std::span<const State> states) {
   py::list list;
   for (const State& state : states)
     list.append(py::dict(py::arg("name") = state.name, py::arg("only_if") = state.only_if,
-                         py::arg("start") = state.start, py::arg("start_at") = state.start_at));
+                         py::arg("start") = state.start, py::arg("start_at") = state.start_at,
+                         py::arg("is_non_negative") = state.is_non_negative));
   return list;
 }
 

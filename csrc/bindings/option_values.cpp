@@ -84,6 +84,11 @@ bool is_set(PyObject* value) {
   return is_true(value);
 }
 
+bool is_stochastic(PyObject* value) {
+  return value != nullptr && PyUnicode_Check(value) &&
+         PyUnicode_CompareWithASCIIString(value, "stochastic") == 0;
+}
+
 bool is_on_device(const py::object& item) {
   return THPVariable_Check(item.ptr()) && cuda::number_on_device(THPVariable_Unpack(item.ptr()));
 }

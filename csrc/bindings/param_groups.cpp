@@ -43,8 +43,8 @@ GroupReader::GroupReader(const Algorithm& algorithm) : algorithm_(algorithm) {
     if (found == options_.size()) options_.push_back({key});
     return found;
   };
-  options_[option("maximize")].is_plain = false;
-  options_[option("skip_nonfinite")].is_plain = false;
+  for (const char* name : {"maximize", "skip_nonfinite", "stochastic_rounding", "state_rounding"})
+    options_[option(name)].is_plain = false;  // in the order of Switch
   for (const HyperInfo& hyper : algorithm_.hypers) {
     const std::string_view name = hyper.name;
     const int place = static_cast<int>(slots_.size());
@@ -102,7 +102,13 @@ GroupReader::Values GroupReader::take(PyObject* dict, CachedGroup& cached) const
 Group GroupReader::read_group(PyObject* dict, int index, const Values& values) const {
   Group read{.algorithm = &algorithm_,
              .maximize = is_set(values[kMaximize].ptr()),
-             .skip_nonfinite = is_set(values[kSkipNonfinite].ptr())};
+             .skip_nonfinite = is_set(values[kSkipNonfinite].ptr()),
+             .rounds_weights_randomly = is_set(values[kStochasticRounding].ptr()),
+             .rounds_states_randomly = is_stochastic(values[kStateRounding].ptr())};
+  TORCH_CHECK_VALUE(
+      algorithm_.counts_steps || !read.rounds_randomly(), algorithm_.name, " keeps ",
+      "no count of its steps, without which stochastic rounding would repeat itself (",
+      "parameter group ", index, "); take onepass.Momentum");
   for (std::size_t k = 0; k < slots_.size(); ++k) {
     const auto& [hyper, option] = slots_[k];
     PyObject* const value = values[option].ptr();

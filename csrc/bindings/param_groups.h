@@ -42,7 +42,8 @@ class GroupReader {
     std::size_t option;  // position in options_
   };
   static constexpr int kNoOption = -1;
-  static constexpr std::size_t kMaximize = 0, kSkipNonfinite = 1;  // the first of options_
+  // The first of options_.
+  enum Switch : std::size_t { kMaximize, kSkipNonfinite, kStochasticRounding, kStateRounding };
 
   // One item of a group's dict. Both objects are owned: no other can have the address of one.
   struct Item {

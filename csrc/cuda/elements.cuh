@@ -8,10 +8,6 @@
 
 namespace onepass::cuda {
 
-ONEPASS_DEVICE int bytes_of(Float type) {
-  return type == Float::kFloat64 ? 8 : type == Float::kFloat32 ? 4 : 2;
-}
-
 template <class Real>
 ONEPASS_DEVICE Real load_element(const void* data, Float type, std::int64_t i) {
   if constexpr (sizeof(Real) == 8)

@@ -17,10 +17,6 @@ HostOrDeviceScalar scalar_of(const at::TensorBase& number) {
 
 namespace {
 
-std::int64_t bytes_of(Float type) {
-  return type == Float::kFloat64 ? 8 : type == Float::kFloat32 ? 4 : 2;
-}
-
 std::int64_t sum_blocks_of(const Task& task) {
   return task.arithmetic == Float::kFloat64 ? onepass::sum_blocks_of<double>(task.size)
                                             : onepass::sum_blocks_of<float>(task.size);

@@ -10,7 +10,7 @@ namespace onepass {
 struct AdaBelief : DecayedMeans {
   static constexpr const char* kName = "adabelief";
   static constexpr const char* kNoSparse = "AdaBelief does not support sparse gradients";
-  static constexpr State kStates[] = {{"exp_avg"}, {"exp_avg_var"}};
+  static constexpr State kStates[] = {{"exp_avg"}, non_negative({"exp_avg_var"})};
 
   template <class Real, unsigned kVariantBits>
   struct Update {

@@ -12,7 +12,7 @@ struct Adadelta : Rule {
 
   static constexpr const char* kName = "adadelta";
   static constexpr const char* kNoSparse = "Adadelta does not support sparse gradients";
-  static constexpr State kStates[] = {{"square_avg"}, {"acc_delta"}};
+  static constexpr State kStates[] = {non_negative({"square_avg"}), non_negative({"acc_delta"})};
   static constexpr Hyper<Adadelta> kHypers[] = {
       hyper::lr(&Adadelta::lr),
       {"rho", "rho", -1, "rho value", Range::kUpToOne, &Adadelta::rho},

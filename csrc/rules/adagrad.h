@@ -14,7 +14,8 @@ struct Adagrad : Rule {
   static constexpr const char* kName = "adagrad";
   static constexpr const char* kNoSparseDecay =
       "weight_decay option is not compatible with sparse gradients";
-  static constexpr State kStates[] = {{"sum", nullptr, 0.0, "initial_accumulator_value"}};
+  static constexpr State kStates[] = {
+      non_negative({.name = "sum", .start_at = "initial_accumulator_value"})};
   static constexpr Hyper<Adagrad> kHypers[] = {
       hyper::lr(&Adagrad::lr),
       {"lr_decay", "lr_decay", -1, "lr_decay value", Range::kNonNegative, &Adagrad::lr_decay},

@@ -16,7 +16,8 @@ struct Adam : Rule {
   double decouple_lr, cautious, decoupled_weight_decay = 0.0;
 
   static constexpr const char* kName = "adam";
-  static constexpr State kStates[] = {{"exp_avg"}, {"exp_avg_sq"}, {"max_exp_avg_sq", "amsgrad"}};
+  static constexpr State kStates[] = {
+      {"exp_avg"}, non_negative({"exp_avg_sq"}), non_negative({"max_exp_avg_sq", "amsgrad"})};
   static constexpr Hyper<Adam> kHypers[] = {
       hyper::lr(&Adam::lr),
       hyper::beta1(&Adam::beta1),

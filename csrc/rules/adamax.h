@@ -13,7 +13,7 @@ struct Adamax : Rule {
 
   static constexpr const char* kName = "adamax";
   static constexpr const char* kNoSparse = "Adamax does not support sparse gradients";
-  static constexpr State kStates[] = {{"exp_avg"}, {"exp_inf"}};
+  static constexpr State kStates[] = {{"exp_avg"}, non_negative({"exp_inf"})};
   static constexpr Hyper<Adamax> kHypers[] = {
       hyper::lr(&Adamax::lr),
       hyper::beta1(&Adamax::beta1),

@@ -12,7 +12,8 @@ struct Adan : Rule {
 
   static constexpr const char* kName = "adan";
   static constexpr const char* kNoSparse = "Adan does not support sparse gradients";
-  static constexpr State kStates[] = {{"exp_avg"}, {"exp_avg_diff"}, {"exp_avg_sq"}, {"prev"}};
+  static constexpr State kStates[] = {
+      {"exp_avg"}, {"exp_avg_diff"}, non_negative({"exp_avg_sq"}), {"prev"}};
   static constexpr Hyper<Adan> kHypers[] = {
       hyper::lr(&Adan::lr),
       hyper::beta1(&Adan::beta1),

@@ -10,7 +10,7 @@ namespace onepass {
 struct ADOPT : DecayedMeans {
   static constexpr const char* kName = "adopt";
   static constexpr const char* kNoSparse = "ADOPT does not support sparse gradients";
-  static constexpr State kStates[] = {{"exp_avg"}, {"exp_avg_sq"}};
+  static constexpr State kStates[] = {{"exp_avg"}, non_negative({"exp_avg_sq"})};
 
   template <class Real, unsigned kVariantBits>
   struct Update {

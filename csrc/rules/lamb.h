@@ -12,7 +12,7 @@ struct LAMB : Rule {
   static constexpr const char* kName = "lamb";
   static constexpr const char* kNoSparse = "LAMB does not support sparse gradients";
   static constexpr int squares(unsigned /*present*/) { return 2; }
-  static constexpr State kStates[] = {{"exp_avg"}, {"exp_avg_sq"}};
+  static constexpr State kStates[] = {{"exp_avg"}, non_negative({"exp_avg_sq"})};
   static constexpr Hyper<LAMB> kHypers[] = {
       hyper::lr(&LAMB::lr),
       hyper::beta1(&LAMB::beta1),

@@ -12,7 +12,7 @@ struct LaProp : Rule {
 
   static constexpr const char* kName = "laprop";
   static constexpr const char* kNoSparse = "LaProp does not support sparse gradients";
-  static constexpr State kStates[] = {{"exp_avg"}, {"exp_avg_sq"}};
+  static constexpr State kStates[] = {{"exp_avg"}, non_negative({"exp_avg_sq"})};
   static constexpr Hyper<LaProp> kHypers[] = {
       hyper::lr(&LaProp::lr),
       hyper::beta1(&LaProp::beta1),

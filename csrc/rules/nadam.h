@@ -15,7 +15,7 @@ struct NAdam : Rule {
   static constexpr const char* kName = "nadam";
   static constexpr const char* kNoSparse = "NAdam does not support sparse gradients";
   static constexpr State kNumbers[] = {{"mu_product", nullptr, 1.0}};
-  static constexpr State kStates[] = {{"exp_avg"}, {"exp_avg_sq"}};
+  static constexpr State kStates[] = {{"exp_avg"}, non_negative({"exp_avg_sq"})};
   static constexpr Hyper<NAdam> kHypers[] = {
       hyper::lr(&NAdam::lr),
       hyper::beta1(&NAdam::beta1),

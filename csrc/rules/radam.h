@@ -15,7 +15,7 @@ struct RAdam : Rule {
 
   static constexpr const char* kName = "radam";
   static constexpr const char* kNoSparse = "RAdam does not support sparse gradients";
-  static constexpr State kStates[] = {{"exp_avg"}, {"exp_avg_sq"}};
+  static constexpr State kStates[] = {{"exp_avg"}, non_negative({"exp_avg_sq"})};
   static constexpr Hyper<RAdam> kHypers[] = {
       hyper::lr(&RAdam::lr),
       hyper::beta1(&RAdam::beta1),

@@ -14,7 +14,7 @@ struct RMSprop : Rule {
 
   static constexpr const char* kName = "rmsprop";
   static constexpr State kStates[] = {
-      {"square_avg"}, {"momentum_buffer", "momentum"}, {"grad_avg", "centered"}};
+      non_negative({"square_avg"}), {"momentum_buffer", "momentum"}, {"grad_avg", "centered"}};
   static constexpr Hyper<RMSprop> kHypers[] = {
       hyper::lr(&RMSprop::lr),
       {"alpha", "alpha", -1, "alpha value", Range::kUpToOne, &RMSprop::alpha},

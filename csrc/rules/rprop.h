@@ -12,7 +12,8 @@ struct Rprop : Rule {
 
   static constexpr const char* kName = "rprop";
   static constexpr const char* kNoSparse = "Rprop does not support sparse gradients";
-  static constexpr State kStates[] = {{"prev"}, {"step_size", nullptr, 0.0, "lr"}};
+  static constexpr State kStates[] = {{"prev"},
+                                      non_negative({.name = "step_size", .start_at = "lr"})};
   static constexpr Hyper<Rprop> kHypers[] = {
       hyper::lr(&Rprop::lr),
       {"eta_minus", "etas", 0, "eta value", Range::kInsideOne, &Rprop::eta_minus},

@@ -21,7 +21,13 @@ struct State {
   const char* only_if = nullptr;   // the group option that turns it on
   double start = 0.0;              // its value before the first step,
   const char* start_at = nullptr;  // or the option that holds it
+  bool is_non_negative = false;    // may be rounded stochastically
 };
+
+constexpr State non_negative(State state) {
+  state.is_non_negative = true;
+  return state;
+}
 
 // What the two tensors that every step sees are called, in the op and in messages.
 struct Roles {

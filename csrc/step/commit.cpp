@@ -14,6 +14,8 @@ void Plan::commit() {
       entries_[later].tensors.for_each<prefetch_version>(tasks_[later].state_count);
     Entry& entry = entries_[k];
     const double step = count_step_of(entry);
+    if (group_of(k).rounds_randomly())
+      tasks_[k].rounding_key = rounding_key(entry.group, entry.index, step);
     if (entry.tensors.decay_log.sum != nullptr) note_caught_up(k);
     if (!entry.on_device) {
       entry.coefficients =

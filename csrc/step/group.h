@@ -14,6 +14,7 @@ namespace onepass {
 struct GroupKind {
   const Algorithm* algorithm;
   unsigned variant;
+  bool rounds_weights_randomly, rounds_states_randomly;
 
   bool operator==(const GroupKind&) const = default;
 };
@@ -25,11 +26,13 @@ struct Group {
   bool maximize = false;
   double max_grad_norm = 0.0;   // clips to this norm of all gradients; 0: does not
   bool skip_nonfinite = false;  // takes no step where that norm is not finite
+  bool rounds_weights_randomly = false, rounds_states_randomly = false;  // those of 16 bits
   double hypers[kMaxHypers] = {};
   // Those of them that are read on the device alone, by position.
   std::vector<std::pair<int, at::Tensor>> device_hypers = {};
   int state_count = 0;
   const char* state_names[kMaxStates] = {};
+  bool is_non_negative[kMaxStates] = {};  // by state
 
   const Variant& variant() const { return algorithm->variants[variant_index()]; }
   unsigned variant_index() const {
@@ -38,13 +41,17 @@ struct Group {
     return present | static_cast<unsigned>(is_on) << algorithm->states.size();
   }
 
+  bool rounds_randomly() const { return rounds_weights_randomly || rounds_states_randomly; }
   bool needs_grad_norm() const { return max_grad_norm != 0.0 || skip_nonfinite; }
 
-  GroupKind kind() const { return {algorithm, variant_index()}; }
+  GroupKind kind() const {
+    return {algorithm, variant_index(), rounds_weights_randomly, rounds_states_randomly};
+  }
 
   // Adds the algorithm's state of that number.
   void add_state(std::size_t k) {
     present |= 1u << k;
+    is_non_negative[state_count] = algorithm->states[k].is_non_negative;
     state_names[state_count++] = algorithm->states[k].name;
   }
 };

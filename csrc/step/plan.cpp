@@ -8,6 +8,20 @@
 
 namespace onepass {
 
+namespace {
+
+void check_offered_on_devices(const Group& group, bool needs_grad_norm, const Subject& subject,
+                              c10::Device device) {
+  TORCH_CHECK(!needs_grad_norm, subject.parameter(), " is on ", device, ", and max_grad_norm and ",
+              "skip_nonfinite are taken on the CPU only so far; leave them out and call ",
+              "torch.nn.utils.clip_grad_norm_ before step()");
+  TORCH_CHECK(!group.rounds_randomly(), subject.parameter(), " is on ", device, ", and ",
+              "stochastic rounding is done on the CPU only so far; leave stochastic_rounding and ",
+              "state_rounding out");
+}
+
+}  // namespace
+
 void Plan::begin(std::span<const Group> groups, const Scaler& scaler) {
   clear();
   groups_ = groups;
@@ -54,11 +68,10 @@ void Plan::add(const Tensors& tensors, const Subject& subject) {
   }
   const Validation validation(group_of(k), scaler_, subject, memory_);
   entry.on_device = tensors.grad != nullptr && cuda::on_device(*tensors.param);
-  if (entry.on_device) check_device(*tensors.param, subject);
-  TORCH_CHECK(
-      !entry.on_device || !needs_grad_norm_, subject.parameter(), " is on ",
-      tensors.param->device(), ", and max_grad_norm and skip_nonfinite are taken on the ",
-      "CPU only so far; leave them out and call torch.nn.utils.clip_grad_norm_ before step()");
+  if (entry.on_device) {
+    check_device(*tensors.param, subject);
+    check_offered_on_devices(group_of(k), needs_grad_norm_, subject, tensors.param->device());
+  }
   on_devices_ += entry.on_device ? 1 : 0;
   validation.check_numbers(entry);
   ByteRanges ranges;  // of operands that there are: to clear it for each takes long
@@ -95,8 +108,9 @@ bool Plan::reuse_task(std::size_t k, const ByteRanges& ranges) {
 
 SweepOrder Plan::order_of(const Entry& entry, bool usual) const {
   if (usual) return SweepOrder::kUsual;
+  const Group& group = groups_[entry.group];
   const bool by_index = entry.rows != nullptr || entry.keep != nullptr || needs_grad_norm_ ||
-                        groups_[entry.group].variant().sums != nullptr;
+                        group.rounds_randomly() || group.variant().sums != nullptr;
   return by_index ? SweepOrder::kOfIndices : SweepOrder::kOfMemory;
 }
 

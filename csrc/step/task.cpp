@@ -14,9 +14,16 @@ Float arithmetic_of(const Task& task) {
   return wide ? Float::kFloat64 : Float::kFloat32;
 }
 
+bool rounds_randomly(const Task& task) {
+  bool randomly = task.param.rounding != Rounding::kNearest;
+  for (int k = 0; k < task.state_count; ++k)
+    randomly |= task.states[k].rounding != Rounding::kNearest;
+  return randomly;
+}
+
 // The loop over the very types of a task, or null where it has to go through tiles.
 Loop in_place_loop(const Task& task, const Variant& variant) {
-  if (task.sizes != nullptr) return nullptr;
+  if (task.sizes != nullptr || rounds_randomly(task)) return nullptr;
   for (int mix = 0; mix < kMixCount; ++mix) {
     bool same = task.param.type == kMixes[mix].param && task.grad.type == kMixes[mix].grad;
     for (int k = 0; k < task.state_count; ++k) same &= task.states[k].type == kMixes[mix].states;
@@ -95,6 +102,18 @@ void plan_strides(Task& task, const Entry& entry, bool by_index, StepMemory& mem
   });
 }
 
+// Stored numbers of 16 bits are rounded as the group asks: weights, and states that are never
+// negative, of which a rule has two at most.
+void choose_rounding(Task& task, const Group& group) {
+  const auto is_short = [](const Operand& operand) { return bytes_of(operand.type) == 2; };
+  if (group.rounds_weights_randomly && is_short(task.param))
+    task.param.rounding = Rounding::kOfWeight;
+  Rounding next = Rounding::kOfState;
+  for (int k = 0; k < task.state_count && group.rounds_states_randomly; ++k)
+    if (group.is_non_negative[k] && is_short(task.states[k]))
+      task.states[k].rounding = std::exchange(next, Rounding::kOfSecondState);
+}
+
 }  // namespace
 
 Task task_of(const Entry& entry, const Group& group, const ByteRanges& ranges, SweepOrder order,
@@ -110,6 +129,7 @@ Task task_of(const Entry& entry, const Group& group, const ByteRanges& ranges, S
     operand.type = order == SweepOrder::kUsual ? type : stored_type(tensor);
     operand.data = const_cast<std::byte*>(range++->begin);
   });
+  if (group.rounds_randomly()) choose_rounding(task, group);
   if (entry.rows != nullptr) {
     task.row_size = entry.rows->size * pair;
     task.rows = entry.rows->index.data();

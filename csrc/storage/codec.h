@@ -5,16 +5,19 @@
 #include <cstdint>
 
 #include "floats.h"
+#include "rounding.h"
 
 namespace onepass {
 
-// `size` elements that lie `stride` elements apart, and the tile they go to or come from.
+// `size` elements that lie `stride` elements apart, and the tile they go to or come from. Where
+// they are rounded stochastically: the number of the first one, and the key.
 template <class Real>
 struct StridedRun {
   void* memory;
   std::int64_t stride;
   Real* tile;
   std::int64_t size;
+  std::uint32_t first = 0, key = 0;
 };
 
 template <class Real, class Stored>
@@ -30,6 +33,16 @@ ONEPASS_FN void encode_run(const StridedRun<Real>& run) {
   auto* const memory = static_cast<Stored*>(run.memory);
   ONEPASS_INDEPENDENT
   for (std::int64_t i = 0; i < run.size; ++i) encode(run.tile[i], memory[i * run.stride]);
+}
+
+template <class Real, class Stored, Rounding rounding>
+ONEPASS_FN void encode_run_randomly(const StridedRun<Real>& run) {
+  auto* const memory = static_cast<Stored*>(run.memory);
+  ONEPASS_INDEPENDENT
+  for (std::int64_t i = 0; i < run.size; ++i)
+    encode_randomly(static_cast<float>(run.tile[i]),
+                    random_bits<rounding>(run.first + static_cast<std::uint32_t>(i), run.key),
+                    memory[i * run.stride]);
 }
 
 }  // namespace onepass

@@ -13,6 +13,10 @@ namespace onepass {
 enum class Float : std::uint8_t { kFloat32, kFloat64, kBFloat16, kFloat16 };
 inline constexpr int kFloatCount = 4;
 
+ONEPASS_FN constexpr int bytes_of(Float type) {
+  return type == Float::kFloat64 ? 8 : type == Float::kFloat32 ? 4 : 2;
+}
+
 struct BFloat16 {
   std::uint16_t bits;
 };

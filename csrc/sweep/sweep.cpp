@@ -15,9 +15,6 @@ struct ElementRange {
 };
 
 template <class Real>
-inline constexpr std::int64_t kTile = kTileBytes / sizeof(Real);
-
-template <class Real>
 void unscale(Real* grad, std::int64_t size, const GradTransform& transform) {
   const Real scale = static_cast<Real>(transform.scale), reciprocal = Real(1) / scale;
   if (transform.divides_exactly()) {
@@ -32,8 +29,8 @@ void sweep_tiles(const Task& task, const ElementRange& range) {
   const GradTransform& transform = *task.transform;
   const bool is_scaled = transform.is_scaled(), is_exact = transform.divides_exactly();
   Tile<Real> param, grad, states[kMaxStates];
-  for (std::int64_t first = range.begin; first < range.end; first += kTile<Real>) {
-    const std::int64_t size = std::min(kTile<Real>, range.end - first);
+  for (std::int64_t first = range.begin; first < range.end;) {
+    const std::int64_t size = tile_size<Real>(first, range.end);
     param.load(task, task.param, first, size);
     grad.load(task, task.grad, first + range.grad_ahead, size);
     for (int k = 0; k < task.state_count; ++k) states[k].load(task, task.states[k], first, size);
@@ -47,6 +44,7 @@ void sweep_tiles(const Task& task, const ElementRange& range) {
     if (is_scaled) grad.store(task, task.grad, first + range.grad_ahead, size);
     param.store(task, task.param, first, size);
     for (int k = 0; k < task.state_count; ++k) states[k].store(task, task.states[k], first, size);
+    first += size;
   }
 }
 
@@ -74,12 +72,13 @@ void sweep_in_place(const Task& task, const ElementRange& range) {
 template <class Real>
 void sweep_scaled_in_place(const Task& task, const ElementRange& range) {
   Tile<Real> grad;
-  for (std::int64_t first = range.begin; first < range.end; first += kTile<Real>) {
-    const std::int64_t size = std::min(kTile<Real>, range.end - first);
+  for (std::int64_t first = range.begin; first < range.end;) {
+    const std::int64_t size = tile_size<Real>(first, range.end);
     sweep_in_place(task, {first, first + size});
     grad.load(task, task.grad, first, size);
     unscale(grad.data, size, *task.transform);
     grad.store(task, task.grad, first, size);
+    first += size;
   }
 }
 
@@ -105,13 +104,13 @@ void keep_rows(const Task& task) {
   for (std::int64_t row = 0; row * task.row_size < task.size; ++row) {
     const double keep = task.row_keep[row];
     const std::int64_t end = (row + 1) * task.row_size;
-    for (std::int64_t first = end - task.row_size; keep != 1.0 && first < end;
-         first += kTile<Real>) {
-      const std::int64_t size = std::min(kTile<Real>, end - first);
+    for (std::int64_t first = end - task.row_size; keep != 1.0 && first < end;) {
+      const std::int64_t size = tile_size<Real>(first, end);
       param.load(task, task.param, first, size);
       for (std::int64_t i = 0; i < size; ++i)
         param.data[i] = static_cast<Real>(param.data[i] * keep);
       param.store(task, task.param, first, size);
+      first += size;
     }
   }
 }

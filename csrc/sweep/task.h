@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdlib>
 
+#include "../storage/rounding.h"
 #include "loop.h"
 
 namespace onepass {
@@ -19,6 +20,7 @@ struct Operand {
   void* data = nullptr;
   const std::int64_t* strides = nullptr;
   Float type = Float::kFloat32;
+  Rounding rounding = Rounding::kNearest;  // another of 16-bit types alone
 };
 
 // What becomes of the gradients of a group before the rule sees them: sign * g / scale * clip.
@@ -55,6 +57,7 @@ struct Task {
   // The share that remains of each row after the decay that it missed, or null: of `rows`, or where
   // the gradient is dense of all rows, which catch_up() multiplies.
   const double* row_keep = nullptr;
+  std::uint32_t rounding_key = 0;
   const void* update = nullptr;  // the rule's coefficients
   Loop in_place = nullptr;       // the loop over these very types, if there is one
   Loop tiled = nullptr;          // the loop over tiles of the arithmetic type

@@ -13,6 +13,14 @@ namespace onepass {
 
 inline constexpr std::int64_t kTileBytes = 4096;  // four to six tiles stay in the first-level cache
 
+// The elements of a tile that begins at `first`. None goes on where the numbers of elements, 32
+// bits in hashes, begin anew.
+template <class Real>
+std::int64_t tile_size(std::int64_t first, std::int64_t end) {
+  constexpr std::int64_t kTile = kTileBytes / sizeof(Real), kAnew = std::int64_t{1} << 32;
+  return std::min({kTile, end - first, kAnew - first % kAnew});
+}
+
 // Where an operand with strides continues: the element's index in every dimension but the last,
 // counted up from the last, so that a long run along it costs one addition.
 class StridedCursor {
@@ -61,7 +69,7 @@ Codec<Real> decoder(Float type) {
 }
 
 template <class Real>
-Codec<Real> encoder(Float type) {
+Codec<Real> nearest_encoder(Float type) {
   static constexpr std::array<std::array<Codec<Real>, kInstructionSetCount>, kFloatCount> table = {
       PerInstructionSet<&encode_run<Real, float>>::table,
       PerInstructionSet<&encode_run<Real, double>>::table,
@@ -70,9 +78,27 @@ Codec<Real> encoder(Float type) {
   return table[static_cast<int>(type)][instruction_set()];
 }
 
-constexpr std::int64_t bytes_of(Float type) {
-  constexpr std::int64_t bytes[] = {4, 8, 2, 2};
-  return bytes[static_cast<int>(type)];
+template <class Real, Rounding rounding>
+Codec<Real> random_encoder(Float type) {
+  static constexpr auto brain =
+      PerInstructionSet<&encode_run_randomly<Real, BFloat16, rounding>>::table;
+  static constexpr auto half = PerInstructionSet<&encode_run_randomly<Real, Half, rounding>>::table;
+  return (type == Float::kBFloat16 ? brain : half)[instruction_set()];
+}
+
+template <class Real>
+Codec<Real> encoder(const Operand& operand) {
+  switch (operand.rounding) {
+    case Rounding::kNearest:
+      return nearest_encoder<Real>(operand.type);
+    case Rounding::kOfWeight:
+      return random_encoder<Real, Rounding::kOfWeight>(operand.type);
+    case Rounding::kOfState:
+      return random_encoder<Real, Rounding::kOfState>(operand.type);
+    case Rounding::kOfSecondState:
+      return random_encoder<Real, Rounding::kOfSecondState>(operand.type);
+  }
+  return nullptr;
 }
 
 inline std::byte* element(const Operand& operand, std::int64_t offset) {
@@ -96,6 +122,7 @@ void move_run(Codec<Real> codec, const Task& task, const Operand& operand, std::
     run.size = std::min(left, cursor.left_in_run());
     codec(run);
     run.tile += run.size;
+    run.first += static_cast<std::uint32_t>(run.size);
     cursor.advance(run.size);
   }
 }
@@ -118,7 +145,10 @@ struct Tile {
 
   void store(const Task& task, const Operand& operand, std::int64_t first, std::int64_t size) {
     if (data != buffer) return;
-    move_run<Real>(encoder<Real>(operand.type), task, operand, first, {nullptr, 1, data, size});
+    const auto high = static_cast<std::uint32_t>(first >> 32);
+    move_run<Real>(encoder<Real>(operand), task, operand, first,
+                   {nullptr, 1, data, size, static_cast<std::uint32_t>(first),
+                    task.rounding_key + mixed(high)});
   }
 };
 

@@ -12,7 +12,7 @@ from ._native import C
 from ._torch import divide_, is_exporting, is_memory, spec_of
 from .grad_norm import clip, needs_grad_norm
 from .local_step import LocalStep
-from .options import raise_reference_rate
+from .options import raise_reference_rate, rounds_randomly
 from .parts import is_dtensor, parts_of, wrapper_in
 from .placement import Place, check_placement
 from .rules import RULES
@@ -48,6 +48,11 @@ def step_locally(optimizer: OnePass) -> None:
 def step_by_op(optimizer: OnePass) -> None:
     """Takes the step by the torch op, one for each group."""
     _refuse_sparse_gradients(optimizer)
+    if any(rounds_randomly(group) for group in optimizer.param_groups):
+        raise RuntimeError(
+            "neither a compiled step nor one under a dispatch mode rounds stochastically; call "
+            "step() without them, or leave stochastic_rounding and state_rounding out"
+        )
     with torch.no_grad():
         if torch.compiler.is_compiling():
             _step_compiled(optimizer)

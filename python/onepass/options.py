@@ -25,10 +25,12 @@ OURS = (
     "state_dtype",
     "max_grad_norm",
     "skip_nonfinite",
+    "stochastic_rounding",
+    "state_rounding",
 )
 EVERYWHERE = ("capturable", "fused")
 SHARED = (*OURS, *EVERYWHERE)
-_FLAGS = ("decouple_lr", "cautious", "skip_nonfinite", *EVERYWHERE)
+_FLAGS = ("decouple_lr", "cautious", "skip_nonfinite", "stochastic_rounding", *EVERYWHERE)
 
 # The largest rate so far, in groups whose decay is decoupled from lr. No scheduler knows the key.
 REFERENCE_LR = "reference_lr"
@@ -76,7 +78,7 @@ def dtype_name(value: Any) -> Any:
 
 
 def _is_neutral(name: str, value: Any) -> bool:
-    if value is None or name == "max_grad_norm":  # of which 0 is an error
+    if value is None or name in ("max_grad_norm", "state_rounding"):  # of which 0 is an error
         return value is None
     return isinstance(value, (bool, int, float)) and not value
 
@@ -111,6 +113,11 @@ def check_options(group: dict[str, Any]) -> None:
         numpys = str(getattr(value, "dtype", "")) == "bool"
         if not (numpys or isinstance(value, (bool, int, type(None)))):
             raise ValueError(f"Invalid {name} value: {value!r} (it must be True or False)")
+    if group.get("state_rounding") not in (None, "stochastic"):
+        raise ValueError(
+            f"Invalid state_rounding value: {group['state_rounding']!r} (it must be None or "
+            "'stochastic')"
+        )
     if group.get("fused") and group.get("differentiable"):
         raise RuntimeError("`fused` does not support `differentiable`")
     if group.get("fused") and group.get("foreach"):
@@ -120,6 +127,11 @@ def check_options(group: dict[str, Any]) -> None:
         raise ValueError(
             f"differentiable=True takes torch's own path, which has no {ours[0]}; leave one out"
         )
+
+
+def rounds_randomly(group: dict[str, Any]) -> bool:
+    """Returns whether a group asks for stochastic rounding."""
+    return bool(group.get("stochastic_rounding")) or group.get("state_rounding") is not None
 
 
 def start_reference_rate(group: dict[str, Any]) -> None:

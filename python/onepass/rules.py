@@ -21,6 +21,7 @@ class State:
     only_if: str | None
     start: float
     start_at: str | None
+    is_non_negative: bool
 
     def start_in(self, group: dict[str, Any]) -> float:
         """Returns the value before the first step; a rate that rounding brought below 0 is 0."""

@@ -38,7 +38,9 @@ std::vector<Mix> mixes() {
                              {kFloat16, kBFloat16, kFloat64, kRows},
                              {kBFloat16, kBFloat16, kBFloat16, kScaled},
                              {kFloat16, kFloat16, kFloat32, kScaled},
-                             {kFloat64, kFloat32, kFloat16, kScaled}});
+                             {kFloat64, kFloat32, kFloat16, kScaled},
+                             {kBFloat16, kBFloat16, kBFloat16, kStochastic},
+                             {kFloat16, kFloat32, kFloat16, kStochastic}});
   return mixes;
 }
 

@@ -13,7 +13,7 @@
 
 namespace onepass {
 
-enum class Layout { kPlain, kStrided, kRows, kScaled };
+enum class Layout { kPlain, kStrided, kRows, kScaled, kStochastic };
 
 // The stored types of a parameter, its gradient and its states, and how they lie.
 struct Mix {
@@ -21,7 +21,7 @@ struct Mix {
   Layout layout;
 
   std::string text() const {
-    constexpr const char* kLayouts[] = {"", " strided", " rows", " scaled"};
+    constexpr const char* kLayouts[] = {"", " strided", " rows", " scaled", " stochastic"};
     return std::string(name_of(param)) + " " + name_of(grad) + " " + name_of(states) +
            kLayouts[static_cast<int>(layout)];
   }
@@ -100,6 +100,7 @@ class Parameter {
     if (mix.layout == Layout::kRows) use_rows();
     place_operands(mix);
     choose_loops(mix);
+    if (mix.layout == Layout::kStochastic) round_randomly();
     for (const State& state : subject.algorithm.numbers)
       numbers_.push_back(
           {state.start_at != nullptr ? 0.05 : state.start, task_.arithmetic == Float::kFloat32});
@@ -115,6 +116,7 @@ class Parameter {
     Coefficients coefficients{};
     variant.coefficients(hypers.data(), step, numbers_.data(), task_.arithmetic, coefficients);
     task_.update = &coefficients;
+    task_.rounding_key = rounding_key(1, 2, step);
     if (variant.sums != nullptr) {
       SquareSums sums(Squares::kOfRule);
       sums.prepare({&task_, 1});
@@ -139,6 +141,12 @@ class Parameter {
     task_.param.strides = kParamStrides;
     task_.grad.strides = kGradStrides;
     for (Operand& state : task_.states) state.strides = kStateStrides;
+  }
+
+  void round_randomly() {
+    task_.param.rounding = Rounding::kOfWeight;
+    for (int k = 0; k < task_.state_count; ++k)
+      task_.states[k].rounding = k % 2 == 0 ? Rounding::kOfState : Rounding::kOfSecondState;
   }
 
   void use_rows() {
@@ -171,7 +179,7 @@ class Parameter {
     const bool is_double = task_.arithmetic == Float::kFloat64;
     task_.tiled = variant.loop(is_double ? kMixFloat64 : kMixFloat32);
     if (variant.sums != nullptr) task_.sums = variant.sums(task_.arithmetic);
-    if (mix.layout == Layout::kStrided) return;
+    if (mix.layout == Layout::kStrided || mix.layout == Layout::kStochastic) return;
     for (int k = 0; k < kMixCount; ++k)
       if (mix.param == kMixes[k].param && mix.grad == kMixes[k].grad &&
           (task_.state_count == 0 || mix.states == kMixes[k].states))

@@ -38,6 +38,10 @@ class Adadelta(OnePass, torch.optim.Adadelta):
             this norm, > 0, as clip_grad_norm_ does, but leave ``.grad`` as it is; opt.grad_norm is
             the norm before; CPU only so far (None).
         skip_nonfinite: take no step at all where that norm is infinite or NaN (False).
+        stochastic_rounding: round bfloat16 and float16 parameters up or down with the probability
+            that keeps the mean exact, so that small updates are not lost; CPU only so far (False).
+        state_rounding: "stochastic" rounds states of 16 bits in the same way, None to
+            nearest (None).
 
     State:
         ``step``: 0-dim float32, 4 bytes. ``square_avg`` and ``acc_delta``: the parameter's shape,
@@ -54,9 +58,9 @@ class Adadelta(OnePass, torch.optim.Adadelta):
         Zeiler 2012, algorithm 1.
 
     Differs from torch.optim.Adadelta in:
-        the keyword-only state_dtype, max_grad_norm and skip_nonfinite; float32 states for float16
-        parameters; infinite hyper-parameters are refused; float32 arithmetic for bfloat16 and
-        float16, rounded once at the end of the step.
+        the keyword-only state_dtype, max_grad_norm, skip_nonfinite, stochastic_rounding and
+        state_rounding; float32 states for float16 parameters; infinite hyper-parameters are
+        refused; float32 arithmetic for bfloat16 and float16, rounded once at the end of the step.
 
     Example:
         >>> import torch, onepass
@@ -86,6 +90,8 @@ class Adadelta(OnePass, torch.optim.Adadelta):
         state_dtype: torch.dtype | str | None = None,
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
+        stochastic_rounding: bool = False,
+        state_rounding: str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))

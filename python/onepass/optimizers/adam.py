@@ -45,6 +45,10 @@ class Adam(OnePass, torch.optim.Adam):
             this norm, > 0, as clip_grad_norm_ does, but leave ``.grad`` as it is; opt.grad_norm is
             the norm before; CPU only so far (None).
         skip_nonfinite: take no step at all where that norm is infinite or NaN (False).
+        stochastic_rounding: round bfloat16 and float16 parameters up or down with the probability
+            that keeps the mean exact, so that small updates are not lost; CPU only so far (False).
+        state_rounding: "stochastic" rounds second moments of 16 bits in the same way, None to
+            nearest (None).
 
     State:
         ``step``: 0-dim float32, 4 bytes. ``exp_avg``, ``exp_avg_sq`` and with amsgrad
@@ -64,11 +68,11 @@ class Adam(OnePass, torch.optim.Adam):
         al. 2024, algorithm 1.
 
     Differs from torch.optim.Adam in:
-        the keyword-only eps_root, decouple_lr, cautious, state_dtype, max_grad_norm and
-        skip_nonfinite; float32 moments for float16 parameters; infinite hyper-parameters are
-        refused; float32 arithmetic for bfloat16 and float16, rounded once at the end of the step;
-        sparse gradients are taken: rows without values stay where they are, and decoupled decay
-        reaches them later (catch_up).
+        the keyword-only eps_root, decouple_lr, cautious, state_dtype, max_grad_norm,
+        skip_nonfinite, stochastic_rounding and state_rounding; float32 moments for float16
+        parameters; infinite hyper-parameters are refused; float32 arithmetic for bfloat16 and
+        float16, rounded once at the end of the step; sparse gradients are taken: rows without
+        values stay where they are, and decoupled decay reaches them later (catch_up).
 
     Example:
         >>> import torch, onepass
@@ -103,6 +107,8 @@ class Adam(OnePass, torch.optim.Adam):
         state_dtype: torch.dtype | str | None = None,
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
+        stochastic_rounding: bool = False,
+        state_rounding: str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))
@@ -142,6 +148,10 @@ class AdamW(OnePass, torch.optim.AdamW):
             this norm, > 0, as clip_grad_norm_ does, but leave ``.grad`` as it is; opt.grad_norm is
             the norm before; CPU only so far (None).
         skip_nonfinite: take no step at all where that norm is infinite or NaN (False).
+        stochastic_rounding: round bfloat16 and float16 parameters up or down with the probability
+            that keeps the mean exact, so that small updates are not lost; CPU only so far (False).
+        state_rounding: "stochastic" rounds second moments of 16 bits in the same way, None to
+            nearest (None).
 
     State:
         ``step``: 0-dim float32, 4 bytes. ``exp_avg``, ``exp_avg_sq`` and with amsgrad
@@ -161,11 +171,11 @@ class AdamW(OnePass, torch.optim.AdamW):
         Liang et al. 2024, algorithm 1.
 
     Differs from torch.optim.AdamW in:
-        the keyword-only eps_root, decouple_lr, cautious, state_dtype, max_grad_norm and
-        skip_nonfinite; float32 moments for float16 parameters; infinite hyper-parameters are
-        refused; float32 arithmetic for bfloat16 and float16, rounded once at the end of the step;
-        sparse gradients are taken: rows without values stay where they are, and decay reaches them
-        later (catch_up).
+        the keyword-only eps_root, decouple_lr, cautious, state_dtype, max_grad_norm,
+        skip_nonfinite, stochastic_rounding and state_rounding; float32 moments for float16
+        parameters; infinite hyper-parameters are refused; float32 arithmetic for bfloat16 and
+        float16, rounded once at the end of the step; sparse gradients are taken: rows without
+        values stay where they are, and decay reaches them later (catch_up).
 
     Example:
         >>> import torch, onepass
@@ -199,6 +209,8 @@ class AdamW(OnePass, torch.optim.AdamW):
         state_dtype: torch.dtype | str | None = None,
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
+        stochastic_rounding: bool = False,
+        state_rounding: str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))

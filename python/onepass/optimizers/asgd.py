@@ -37,6 +37,8 @@ class ASGD(OnePass, torch.optim.ASGD):
             this norm, > 0, as clip_grad_norm_ does, but leave ``.grad`` as it is; opt.grad_norm is
             the norm before; CPU only so far (None).
         skip_nonfinite: take no step at all where that norm is infinite or NaN (False).
+        stochastic_rounding: round bfloat16 and float16 parameters up or down with the probability
+            that keeps the mean exact, so that small updates are not lost; CPU only so far (False).
 
     State:
         ``step``, ``eta`` and ``mu``: 0-dim float32, 4 bytes each. ``ax``, the average: the
@@ -53,9 +55,9 @@ class ASGD(OnePass, torch.optim.ASGD):
         Polyak and Juditsky 1992; the rates: Bottou 2012, section 4.2.
 
     Differs from torch.optim.ASGD in:
-        the keyword-only state_dtype, max_grad_norm and skip_nonfinite; float32 states for float16
-        parameters; infinite hyper-parameters are refused; float32 arithmetic for bfloat16 and
-        float16, rounded once at the end of the step.
+        the keyword-only state_dtype, max_grad_norm, skip_nonfinite and stochastic_rounding; float32
+        states for float16 parameters; infinite hyper-parameters are refused; float32 arithmetic for
+        bfloat16 and float16, rounded once at the end of the step.
 
     Example:
         >>> import torch, onepass
@@ -86,6 +88,7 @@ class ASGD(OnePass, torch.optim.ASGD):
         state_dtype: torch.dtype | str | None = None,
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
+        stochastic_rounding: bool = False,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))

@@ -110,6 +110,8 @@ class NovoGrad(OnePass):
             this norm, > 0, as clip_grad_norm_ does, but leave ``.grad`` as it is; opt.grad_norm is
             the norm before; CPU only so far (None).
         skip_nonfinite: take no step at all where that norm is infinite or NaN (False).
+        stochastic_rounding: round bfloat16 and float16 parameters up or down with the probability
+            that keeps the mean exact, so that small updates are not lost; CPU only so far (False).
 
     State:
         ``step``, ``exp_avg_sq``: 0-dim float32, 4 bytes each. ``exp_avg``: the parameter's shape,
@@ -154,6 +156,7 @@ class NovoGrad(OnePass):
         state_dtype: torch.dtype | str | None = None,
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
+        stochastic_rounding: bool = False,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))
@@ -183,6 +186,10 @@ class LAMB(OnePass):
             this norm, > 0, as clip_grad_norm_ does, but leave ``.grad`` as it is; opt.grad_norm is
             the norm before; CPU only so far (None).
         skip_nonfinite: take no step at all where that norm is infinite or NaN (False).
+        stochastic_rounding: round bfloat16 and float16 parameters up or down with the probability
+            that keeps the mean exact, so that small updates are not lost; CPU only so far (False).
+        state_rounding: "stochastic" rounds ``exp_avg_sq`` of 16 bits in the same way, None to
+            nearest (None).
 
     State:
         ``step``: 0-dim float32, 4 bytes. ``exp_avg``, ``exp_avg_sq``: the parameter's shape,
@@ -227,6 +234,8 @@ class LAMB(OnePass):
         state_dtype: torch.dtype | str | None = None,
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
+        stochastic_rounding: bool = False,
+        state_rounding: str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))

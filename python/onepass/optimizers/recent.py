@@ -41,6 +41,10 @@ class Adan(OnePass):
             this norm, > 0, as clip_grad_norm_ does, but leave ``.grad`` as it is; opt.grad_norm is
             the norm before; CPU only so far (None).
         skip_nonfinite: take no step at all where that norm is infinite or NaN (False).
+        stochastic_rounding: round bfloat16 and float16 parameters up or down with the probability
+            that keeps the mean exact, so that small updates are not lost; CPU only so far (False).
+        state_rounding: "stochastic" rounds ``exp_avg_sq`` of 16 bits in the same way, None to
+            nearest (None).
 
     State:
         ``step``: 0-dim float32, 4 bytes. ``exp_avg``, ``exp_avg_diff``, ``exp_avg_sq``, ``prev``:
@@ -87,6 +91,8 @@ class Adan(OnePass):
         state_dtype: torch.dtype | str | None = None,
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
+        stochastic_rounding: bool = False,
+        state_rounding: str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))
@@ -121,6 +127,8 @@ class Lion(OnePass):
             this norm, > 0, as clip_grad_norm_ does, but leave ``.grad`` as it is; opt.grad_norm is
             the norm before; CPU only so far (None).
         skip_nonfinite: take no step at all where that norm is infinite or NaN (False).
+        stochastic_rounding: round bfloat16 and float16 parameters up or down with the probability
+            that keeps the mean exact, so that small updates are not lost; CPU only so far (False).
 
     State:
         ``step``: 0-dim float32, 4 bytes. ``exp_avg``: the parameter's shape, ``state_dtype``; 4
@@ -166,6 +174,7 @@ class Lion(OnePass):
         state_dtype: torch.dtype | str | None = None,
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
+        stochastic_rounding: bool = False,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))
@@ -201,6 +210,10 @@ class ADOPT(OnePass):
             this norm, > 0, as clip_grad_norm_ does, but leave ``.grad`` as it is; opt.grad_norm is
             the norm before; CPU only so far (None).
         skip_nonfinite: take no step at all where that norm is infinite or NaN (False).
+        stochastic_rounding: round bfloat16 and float16 parameters up or down with the probability
+            that keeps the mean exact, so that small updates are not lost; CPU only so far (False).
+        state_rounding: "stochastic" rounds ``exp_avg_sq`` of 16 bits in the same way, None to
+            nearest (None).
 
     State:
         ``step``: 0-dim float32, 4 bytes. ``exp_avg``, ``exp_avg_sq``: the parameter's shape,
@@ -248,6 +261,8 @@ class ADOPT(OnePass):
         state_dtype: torch.dtype | str | None = None,
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
+        stochastic_rounding: bool = False,
+        state_rounding: str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))

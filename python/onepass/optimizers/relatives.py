@@ -41,6 +41,10 @@ class LaProp(OnePass):
             this norm, > 0, as clip_grad_norm_ does, but leave ``.grad`` as it is; opt.grad_norm is
             the norm before; CPU only so far (None).
         skip_nonfinite: take no step at all where that norm is infinite or NaN (False).
+        stochastic_rounding: round bfloat16 and float16 parameters up or down with the probability
+            that keeps the mean exact, so that small updates are not lost; CPU only so far (False).
+        state_rounding: "stochastic" rounds ``exp_avg_sq`` of 16 bits in the same way, None to
+            nearest (None).
 
     State:
         ``step``: 0-dim float32, 4 bytes. ``exp_avg``, ``exp_avg_sq``: the parameter's shape,
@@ -88,6 +92,8 @@ class LaProp(OnePass):
         state_dtype: torch.dtype | str | None = None,
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
+        stochastic_rounding: bool = False,
+        state_rounding: str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))
@@ -121,6 +127,10 @@ class AdaBelief(OnePass):
             this norm, > 0, as clip_grad_norm_ does, but leave ``.grad`` as it is; opt.grad_norm is
             the norm before; CPU only so far (None).
         skip_nonfinite: take no step at all where that norm is infinite or NaN (False).
+        stochastic_rounding: round bfloat16 and float16 parameters up or down with the probability
+            that keeps the mean exact, so that small updates are not lost; CPU only so far (False).
+        state_rounding: "stochastic" rounds ``exp_avg_var`` of 16 bits in the same way, None to
+            nearest (None).
 
     State:
         ``step``: 0-dim float32, 4 bytes. ``exp_avg``, ``exp_avg_var``: the parameter's shape,
@@ -167,6 +177,8 @@ class AdaBelief(OnePass):
         state_dtype: torch.dtype | str | None = None,
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
+        stochastic_rounding: bool = False,
+        state_rounding: str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))

@@ -40,6 +40,10 @@ class RMSprop(OnePass, torch.optim.RMSprop):
             this norm, > 0, as clip_grad_norm_ does, but leave ``.grad`` as it is; opt.grad_norm is
             the norm before; CPU only so far (None).
         skip_nonfinite: take no step at all where that norm is infinite or NaN (False).
+        stochastic_rounding: round bfloat16 and float16 parameters up or down with the probability
+            that keeps the mean exact, so that small updates are not lost; CPU only so far (False).
+        state_rounding: "stochastic" rounds ``square_avg`` of 16 bits in the same way, None to
+            nearest (None).
 
     State:
         ``step``: 0-dim float32, 4 bytes. ``square_avg``, with momentum ``momentum_buffer`` and
@@ -57,11 +61,11 @@ class RMSprop(OnePass, torch.optim.RMSprop):
         Tieleman and Hinton 2012, lecture 6.5; centered: Graves 2013, equations 38 to 41.
 
     Differs from torch.optim.RMSprop in:
-        the keyword-only eps_root, state_dtype, max_grad_norm and skip_nonfinite; float32 states for
-        float16 parameters; infinite hyper-parameters are refused; float32 arithmetic for bfloat16
-        and float16, rounded once at the end of the step; a variance that rounding makes negative
-        counts as 0, where torch's step is NaN; alpha over 1 is refused; sparse gradients are taken:
-        rows without values stay where they are.
+        the keyword-only eps_root, state_dtype, max_grad_norm, skip_nonfinite, stochastic_rounding
+        and state_rounding; float32 states for float16 parameters; infinite hyper-parameters are
+        refused; float32 arithmetic for bfloat16 and float16, rounded once at the end of the step; a
+        variance that rounding makes negative counts as 0, where torch's step is NaN; alpha over 1
+        is refused; sparse gradients are taken: rows without values stay where they are.
 
     Example:
         >>> import torch, onepass
@@ -94,6 +98,8 @@ class RMSprop(OnePass, torch.optim.RMSprop):
         state_dtype: torch.dtype | str | None = None,
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
+        stochastic_rounding: bool = False,
+        state_rounding: str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))

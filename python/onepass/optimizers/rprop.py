@@ -35,6 +35,10 @@ class Rprop(OnePass, torch.optim.Rprop):
             this norm, > 0, as clip_grad_norm_ does, but leave ``.grad`` as it is; opt.grad_norm is
             the norm before; CPU only so far (None).
         skip_nonfinite: take no step at all where that norm is infinite or NaN (False).
+        stochastic_rounding: round bfloat16 and float16 parameters up or down with the probability
+            that keeps the mean exact, so that small updates are not lost; CPU only so far (False).
+        state_rounding: "stochastic" rounds ``step_size`` of 16 bits in the same way, None to
+            nearest (None).
 
     State:
         ``step``: 0-dim float32, 4 bytes. ``prev``, the gradient before, and ``step_size``: the
@@ -51,10 +55,10 @@ class Rprop(OnePass, torch.optim.Rprop):
         Riedmiller and Braun 1993; the variant without backtracking: Igel and Huesken 2000.
 
     Differs from torch.optim.Rprop in:
-        the keyword-only state_dtype, max_grad_norm and skip_nonfinite; float32 states for float16
-        parameters; infinite hyper-parameters are refused; float32 arithmetic for bfloat16 and
-        float16, rounded once at the end of the step; signs are compared without multiplying the
-        gradients, whose product may underflow.
+        the keyword-only state_dtype, max_grad_norm, skip_nonfinite, stochastic_rounding and
+        state_rounding; float32 states for float16 parameters; infinite hyper-parameters are
+        refused; float32 arithmetic for bfloat16 and float16, rounded once at the end of the step;
+        signs are compared without multiplying the gradients, whose product may underflow.
 
     Example:
         >>> import torch, onepass
@@ -83,6 +87,8 @@ class Rprop(OnePass, torch.optim.Rprop):
         state_dtype: torch.dtype | str | None = None,
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
+        stochastic_rounding: bool = False,
+        state_rounding: str | None = None,
     ) -> None:
         """Makes the optimizer; the arguments are described at the class."""
         super().__init__(params, options_of(locals()))
