@@ -231,6 +231,38 @@ def test_info_and_doctor(capsys):
     assert all(line.startswith("ok ") for line in lines)
 
 
+def test_bytes_are_those_of_state_bytes(capsys):
+    asked = ["bytes", "--params", "8e9", "--optimizer", "Lion", "--dtype", "bfloat16"]
+    assert command.main(asked) == 0
+    rows = {row.split()[0]: row.split()[1:] for row in capsys.readouterr().out.splitlines()}
+    assert {name: row[0] for name, row in rows.items()} == {
+        "weights": "16.000",
+        "gradients": "16.000",
+        "state": "16.000",
+        "together": "48.000",
+    }
+    assert command.main([*asked, "--state", "float32"]) == 0
+    assert "32.000 GB    4.00 bytes a parameter" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    (
+        (["--params", "-1"], "number of elements"),
+        (["--params", "nan"], "number of elements"),
+        (["--params", "1", "--optimizer", "adamv"], "did you mean"),
+        (["--params", "1", "--dtype", "int8"], "floating-point dtype"),
+        (["--params", "1", "--dtype", "nothing"], "floating-point dtype"),
+        (["--params", "1", "--state", "int8"], "Invalid state_dtype value"),
+        ([], "required: --params"),
+    ),
+)
+def test_bytes_of_what_is_none_are_refused_in_words(capsys, wrong, said):
+    with pytest.raises(SystemExit):
+        command.main(["bytes", *wrong])
+    assert said in capsys.readouterr().err
+
+
 def test_doctor_reports_a_difference_and_an_exception(capsys, monkeypatch):
     monkeypatch.setattr(command, "_difference", lambda *_: float("nan"))
     assert command.main(["doctor"]) == 1

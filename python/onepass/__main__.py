@@ -1,4 +1,9 @@
-"""`python -m onepass`: what was built. `python -m onepass doctor`: a try on every device."""
+"""What was built; `doctor`: a try on every device; `bytes`: what training will take of memory.
+
+python -m onepass
+python -m onepass doctor
+python -m onepass bytes --params 8e9 --optimizer AdamW --dtype bfloat16 --state float32
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,8 @@ import torch
 
 from onepass import optimizers
 from onepass._native import C
+from onepass.convert import class_named
+from onepass.state import state_bytes
 
 _STEPS = 5
 # Largest allowed difference, relative to the parameter. torch's loop rounds a bfloat16 parameter or
@@ -89,13 +96,62 @@ def doctor() -> bool:
     return all(verdicts)
 
 
+def memory(params: float, name: str, dtype: str, state: str | None) -> str:
+    """Returns what weights, gradients and state take in one tensor of so many elements."""
+    if not 1 <= params < 2**62:
+        raise ValueError(f"--params must be a number of elements, got {params:g}")
+    weights = torch.empty(int(params), dtype=_dtype_of(dtype), device="meta", requires_grad=True)
+    size = weights.numel() * weights.element_size()
+    rows = {
+        "weights": size,
+        "gradients": size,
+        "state": state_bytes([weights], class_named(name), state_dtype=state),
+    }
+    rows["together"] = sum(rows.values())
+    return "\n".join(
+        f"{row:<10} {count / 1e9:12.3f} GB {count / weights.numel():7.2f} bytes a parameter"
+        for row, count in rows.items()
+    )
+
+
+def _dtype_of(name: str) -> torch.dtype:
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"--dtype must be a floating-point dtype of torch, got {name}")
+    return dtype
+
+
+def _parser() -> argparse.ArgumentParser:
+    description, examples = (__doc__ or "").split("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m onepass",
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser("info", help="what was built, and what runs it (default)")
+    commands.add_parser("doctor", help="takes steps beside torch.optim on every device")
+    asked = commands.add_parser("bytes", help="what training will take of memory")
+    asked.add_argument("--params", type=float, required=True, help="how many, as 8e9")
+    asked.add_argument("--optimizer", default="AdamW", help="a class of onepass (AdamW)")
+    asked.add_argument("--dtype", default="float32", help="of weights and gradients (float32)")
+    asked.add_argument("--state", help="dtype of the states, as the option state_dtype")
+    return parser
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m onepass", description=__doc__)
-    parser.add_argument("command", nargs="?", choices=["info", "doctor"], default="info")
-    arguments = parser.parse_args(argv)
+    parser = _parser()
+    asked = parser.parse_args(argv)
+    if asked.command == "bytes":
+        try:
+            print(memory(asked.params, asked.optimizer, asked.dtype, asked.state))
+        except ValueError as error:
+            parser.error(str(error))
+        return 0
     print(info())
-    if arguments.command == "doctor":
+    if asked.command == "doctor":
         print()
         return 0 if doctor() else 1
     return 0

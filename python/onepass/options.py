@@ -129,6 +129,12 @@ def check_options(group: dict[str, Any]) -> None:
         )
 
 
+def in_use(cls: type, group: dict[str, Any]) -> list[str]:
+    """Returns the options in use that torch's class lacks."""
+    lacks = [name for name in SHARED if not torch_has(cls, name)]
+    return [name for name in lacks if not _is_neutral(name, group.get(name))]
+
+
 def rounds_randomly(group: dict[str, Any]) -> bool:
     """Returns whether a group asks for stochastic rounding."""
     return bool(group.get("stochastic_rounding")) or group.get("state_rounding") is not None

@@ -1,0 +1,127 @@
+"""Optimizers by name, and from torch's live ones to ours and back."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from typing import Any
+
+from torch.optim.optimizer import Optimizer, ParamsT
+
+from . import optimizers
+from .optimizer import OnePass
+from .options import in_use
+
+
+def create(name: str, params: ParamsT, **options: Any) -> OnePass:
+    """Returns an optimizer by its name, as scripts take it from a command line or a file.
+
+    Args:
+        name: a class of onepass; case, ``_`` and ``-`` do not count.
+        params: tensors, (name, tensor) pairs or group dicts, as in torch.
+        options: arguments of the class.
+
+    Raises:
+        ValueError: there is no such class, or an option is out of its range.
+        TypeError: the class has no such option.
+
+    Example:
+        >>> import torch, onepass
+        >>> onepass.create("adamw", [torch.zeros(2)], lr=0.1).defaults["lr"]
+        0.1
+    """
+    return class_named(name)(params, **options)  # type: ignore[no-any-return]
+
+
+def class_named(name: str) -> Any:
+    """Returns the class of a name in any spelling, or raises a ValueError that names near ones."""
+    known = {cls.lower(): cls for cls in optimizers.__all__}
+    wanted = name.lower().replace("_", "").replace("-", "")
+    if wanted not in known:
+        near = [known[one] for one in difflib.get_close_matches(wanted, known, n=3)]
+        hint = f"; did you mean {' or '.join(near)}?" if near else "."
+        raise ValueError(
+            f"onepass has no optimizer {name!r}{hint} It has {', '.join(optimizers.__all__)}"
+        )
+    return getattr(optimizers, known[wanted])
+
+
+def from_torch(optimizer: Optimizer) -> OnePass:
+    """Returns our optimizer over the same parameters, with torch's options and a copy of its state.
+
+    The next step is the one that torch's would have taken. Step hooks stay behind, and a scheduler
+    goes on with the optimizer that it was made for: make both anew.
+
+    Args:
+        optimizer: one of a class of ``torch.optim`` that onepass has, or of a subclass.
+
+    Raises:
+        TypeError: onepass has no such class.
+
+    Example:
+        >>> import torch, onepass
+        >>> theirs = torch.optim.SGD([torch.zeros(2)], lr=0.1, momentum=0.9)
+        >>> type(onepass.from_torch(theirs))
+        <class 'onepass.optimizers.sgd.SGD'>
+    """
+    if isinstance(optimizer, OnePass):
+        raise TypeError(f"{type(optimizer).__name__} is one of onepass's classes already")
+    names = [cls.__name__ for cls in _torchs(optimizer)]
+    cls = next((getattr(optimizers, name) for name in names if name in optimizers.__all__), None)
+    if cls is None:
+        raise TypeError(
+            f"onepass has no {type(optimizer).__name__}; it has {', '.join(optimizers.__all__)}"
+        )
+    return _over_the_same(optimizer, cls)  # type: ignore[no-any-return]
+
+
+def to_torch(optimizer: OnePass) -> Optimizer:
+    """Returns torch's optimizer over the same parameters, with our options and a copy of our state.
+
+    Decay that rows without a gradient have missed is caught up with first. Torch casts moments to
+    the dtype of their parameter. Step hooks and schedulers stay behind, as in ``from_torch``.
+
+    Args:
+        optimizer: one of a class that torch has too.
+
+    Raises:
+        TypeError: torch has no such class.
+        ValueError: an option is in use that torch's class lacks; nothing has changed.
+
+    Example:
+        >>> import torch, onepass
+        >>> type(onepass.to_torch(onepass.SGD([torch.zeros(2)], lr=0.1)))
+        <class 'torch.optim.sgd.SGD'>
+    """
+    cls = next(iter(_torchs(optimizer)), None)
+    if cls is None:
+        raise TypeError(f"torch.optim has no {type(optimizer).__name__}")
+    for index, group in enumerate(optimizer.param_groups):
+        extras = in_use(type(optimizer), group)
+        if extras:
+            raise ValueError(
+                f"parameter group {index} uses {', '.join(extras)}, which torch.optim."
+                f"{cls.__name__} lacks; set them to None or False first"
+            )
+    optimizer.catch_up()
+    return _over_the_same(optimizer, cls)  # type: ignore[no-any-return]
+
+
+def _torchs(optimizer: Optimizer) -> list[type]:
+    mro = type(optimizer).__mro__
+    return [c for c in mro if c.__module__.startswith("torch.optim.") and c is not Optimizer]
+
+
+def _over_the_same(source: Optimizer, cls: Any) -> Any:
+    """Returns an optimizer of another class with the parameters, options and state of one."""
+    known = inspect.signature(cls).parameters
+    groups = []
+    for group in source.param_groups:
+        params = group["params"]
+        names = group.get("param_names")
+        pairs = params if names is None else list(zip(names, params, strict=True))
+        options = {key: group[key] for key in group if key in known and key != "params"}
+        groups.append({"params": pairs, **options})
+    target = cls(groups, **{key: v for key, v in source.defaults.items() if key in known})
+    target.load_state_dict(source.state_dict())
+    return target
