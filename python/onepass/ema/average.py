@@ -14,6 +14,7 @@ from .arithmetic import checked_beta
 from .names import distinct, fitting, matched, named, positions, unsaved
 from .snapshot import Snapshot
 from .tensors import average_of, count, loaded, write
+from .walk import ModelWalk
 
 
 class EMA:
@@ -102,6 +103,7 @@ class EMA:
         self.use_buffers = use_buffers
         self.n_averaged = 0
         self._is_swapped = False
+        self._walk: ModelWalk | None = None
         weights = named(params, use_buffers)
         self._source = params if isinstance(params, torch.nn.Module) else weights
         self._positions = positions(weights)
@@ -230,7 +232,7 @@ class EMA:
     def __getstate__(self) -> dict[str, Any]:
         """Returns what is copied and pickled: the averages, and what they were made of."""
         self._refuse_while_swapped("be copied or pickled")
-        return self.__dict__
+        return {**self.__dict__, "_walk": None}
 
     # ---- the tensors
 
@@ -243,14 +245,20 @@ class EMA:
 
     def _pairs(self, model: torch.nn.Module | None) -> tuple[list[str], list[Tensor], list[Tensor]]:
         """Returns names, averages and weights, tied ones once."""
-        weights = named(self._source, self.use_buffers)
+        if model is None and self._walk is not None and self._walk.holds():
+            names, weights = self._walk.result
+            return names, [self.averages[name] for name in names], weights
+        weights_by_name = named(self._source, self.use_buffers)
         if model is not None:
             given = named(model, self.use_buffers)
-            if not {*map(id, weights.values())} <= {*map(id, given.values())}:
-                weights = given
-        names: list[str] = []
+            if not {*map(id, weights_by_name.values())} <= {*map(id, given.values())}:
+                weights_by_name = given
+        names = []
         for name, position in self._positions.items():
             if position == len(names):
                 names.append(name)
         averages = [self.averages[name] for name in names]
-        return names, averages, matched(averages, self._positions, weights)
+        weights = matched(averages, self._positions, weights_by_name)
+        if model is None and isinstance(self._source, torch.nn.Module):
+            self._walk = ModelWalk(self._source, (names, weights))
+        return names, averages, weights

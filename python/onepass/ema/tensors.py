@@ -42,8 +42,10 @@ def write(
 ) -> None:
     """Updates tensors by ``update_``, at step 1 to copies, and copies those of whole numbers."""
     rows = list(zip(names, targets, sources, strict=True))
-    averaged = [row for row in rows if is_averaged(row[1])]
-    copied = [row for row in rows if not is_averaged(row[1])]
+    averaged, copied = rows, []
+    if not all(map(is_averaged, targets)):
+        averaged = [row for row in rows if is_averaged(row[1])]
+        copied = [row for row in rows if not is_averaged(row[1])]
     for name, target, source in copied:
         if source.dtype != target.dtype or source.shape != target.shape:
             raise ValueError(
@@ -51,15 +53,21 @@ def write(
                 f"{target.dtype} and {list(target.shape)}; make a new EMA after changing the model"
             )
         readable(f"'{name}'", source), readable(f"'{name}'", target)
-    pairs = [(_plain(name, target), _plain(name, source)) for name, target, source in averaged]
+    if copied or not (_are_plain(targets) and _are_plain(sources)):
+        targets = [_plain(name, target) for name, target, _ in averaged]
+        sources = [_plain(name, source) for name, _, source in averaged]
     try:
-        update_([target for target, _ in pairs], [source for _, source in pairs], beta, step)
+        update_(targets, sources, beta, step)
     except RuntimeError as error:
         text = re.sub(r"averages\[(\d+)\]", lambda k: f"'{averaged[int(k[1])][0]}'", str(error))
         raise RuntimeError(text) from None
     with torch.no_grad():
         for _, target, source in copied:
             target.copy_(source)
+
+
+def _are_plain(tensors: list[Tensor]) -> bool:
+    return set(map(type, tensors)) <= set(_PLAIN)
 
 
 def _plain(name: str, tensor: Tensor) -> Tensor:
