@@ -13,6 +13,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import onepass
+from tests.bad_inputs import Mode
 from tests.cases import Case
 from tests.layouts import WRITABLE, place
 from tests.support import (
@@ -279,6 +280,72 @@ def test_a_compiled_step_clips_and_skips(case: Case) -> None:
             torch.testing.assert_close(a, b)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+@each_kind
+def test_ways_to_step_may_take_turns(case: Case) -> None:
+    """A skipped step by any way leaves no state for the next, and none tells an older norm."""
+    bad = {"lr": 0.125, "skip_nonfinite": True}
+    want = case.ours(make_params(SHAPES), **bad)
+    for seed in (1, 2):
+        set_grads(params_of(want), seed)
+        want.step()
+    for first in (plainly, under_a_mode):
+        for second in (plainly, under_a_mode):
+            optimizer = case.ours(make_params(SHAPES), **bad)
+            set_grads(params_of(optimizer), 0)
+            params_of(optimizer)[0].grad[0, 0] = math.nan
+            first(optimizer)
+            assert math.isnan(float(optimizer.grad_norm)) and not optimizer.state
+            for way, seed in ((second, 1), (first, 2)):
+                set_grads(params_of(optimizer), seed)
+                way(optimizer)
+                norm = norm_of(gradients(optimizer))
+                assert float(optimizer.grad_norm) == pytest.approx(norm, rel=2**-22)
+            for a, b in zip(params_of(optimizer), params_of(want), strict=True):
+                torch.testing.assert_close(a, b)
+
+
+def plainly(optimizer: Any) -> None:
+    optimizer.step()
+
+
+def under_a_mode(optimizer: Any) -> None:
+    with Mode():
+        optimizer.step()
+
+
+def test_a_norm_is_never_that_of_another_step() -> None:
+    optimizer = onepass.SGD(make_params(((3,),)), lr=0.1, max_grad_norm=NORM)
+    for way in (plainly, under_a_mode):
+        optimizer.param_groups[0]["max_grad_norm"] = NORM
+        set_grads(params_of(optimizer), 1)
+        way(optimizer)
+        norm = optimizer.grad_norm
+        assert norm is not None
+        optimizer.param_groups[0]["lr"] = -1.0
+        with pytest.raises(ValueError):
+            way(optimizer)
+        assert torch.equal(optimizer.grad_norm, norm), "a step that is refused leaves it"
+        optimizer.param_groups[0].update(lr=0.1, max_grad_norm=None)
+        other = under_a_mode if way is plainly else plainly
+        other(optimizer)
+        assert optimizer.grad_norm is None
+    optimizer.param_groups[0]["max_grad_norm"] = NORM
+    optimizer.step()
+    optimizer.found_inf = torch.tensor(1.0)
+    optimizer.step()
+    assert optimizer.grad_norm is None
+
+
+def test_a_norm_beyond_its_dtype_is_infinite_and_skipped() -> None:
+    param = torch.zeros(2, requires_grad=True)
+    optimizer = onepass.SGD([param], lr=1.0, skip_nonfinite=True)
+    param.grad = torch.full((2,), 3e38)
+    optimizer.step()
+    assert float(optimizer.grad_norm) == math.inf
+    assert torch.equal(param.detach(), torch.zeros(2))
+
+
 def test_a_step_of_fake_tensors_passes() -> None:
     with FakeTensorMode():
         param = torch.zeros(3, requires_grad=True)
@@ -313,8 +380,9 @@ def test_a_bound_that_is_none_is_refused(case: Case, bad: float) -> None:
     with pytest.raises(ValueError, match="Invalid max_grad_norm value"):
         optimizer.add_param_group({"params": make_params(((3,),)), "max_grad_norm": bad})
     optimizer.param_groups[0]["max_grad_norm"] = bad
-    with refused(optimizer, bad, errors=(ValueError,)):
-        optimizer.step()
+    for way in (plainly, under_a_mode):
+        with refused(optimizer, bad, errors=(ValueError,)):
+            way(optimizer)
 
 
 @each_case

@@ -155,7 +155,7 @@ void Call::take() {
 }
 
 bool Call::gather(const Containers& containers, GatherMode mode) {
-  plan_.begin(groups_, scaler_);
+  plan_.begin(groups_, scaler_, offset_);
   stateless_.clear();
   next_new_ = 0;
   dtensors_.begin();

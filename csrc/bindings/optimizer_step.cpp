@@ -88,11 +88,11 @@ bool OptimizerStep::step(const py::list& groups, const py::dict& state,
                          const py::function& new_state, const py::object& grad_scale,
                          const py::object& found_inf) {
   const Session session(*this);
-  if (!call_.read_scaler(grad_scale, found_inf)) return true;
+  if (!call_.read_scaler(grad_scale, found_inf)) return skip();
   NewEntries made;
   const Containers containers{groups.ptr(), state};
   if (!call_.prepare(containers, new_state, made)) return false;
-  if (!call_.settle_scaler(containers)) return true;
+  if (!call_.settle_scaler(containers)) return skip();
   carry_out(call_, containers, made);
   return true;
 }
@@ -106,6 +106,12 @@ bool OptimizerStep::step_one(const py::list& groups, const py::dict& state, cons
   if (!call.prepare(containers, new_state, made)) return false;
   session.check_memory();
   carry_out(call, containers, made);
+  return true;
+}
+
+// A gradient scaler skips the step, whose gradients nobody has looked at.
+bool OptimizerStep::skip() {
+  grad_norm_.reset();
   return true;
 }
 

@@ -31,8 +31,8 @@ class OptimizerStep {
   std::pair<int, int> place_of(const py::list& groups, const py::dict& state,
                                const py::object& param);
 
-  // The norm of all gradients in the last step, where a group asked for it, and whether it was
-  // computed from float64.
+  // The norm of all gradients in the last step that was not refused, where a group asked for it and
+  // no scaler skipped it, and whether it was computed from float64.
   std::optional<std::pair<double, bool>> grad_norm() const;
 
   // How many steps were taken by step(); one that was refused or skipped does not count.
@@ -54,6 +54,7 @@ class OptimizerStep {
   class Session;
   class SingleParamSession;
 
+  bool skip();
   void carry_out(Call& call, const Containers& containers, NewEntries& made);
 
   const Algorithm& algorithm_;

@@ -84,9 +84,13 @@ bool is_set(PyObject* value) {
   return is_true(value);
 }
 
-bool is_stochastic(PyObject* value) {
-  return value != nullptr && PyUnicode_Check(value) &&
-         PyUnicode_CompareWithASCIIString(value, "stochastic") == 0;
+bool is_stochastic(PyObject* value, int group) {
+  if (value == nullptr || value == Py_None) return false;
+  TORCH_CHECK_VALUE(
+      PyUnicode_Check(value) && PyUnicode_CompareWithASCIIString(value, "stochastic") == 0,
+      "Invalid state_rounding value: ", std::string(py::repr(value)), " (parameter group ", group,
+      "; it must be None or 'stochastic')");
+  return true;
 }
 
 bool is_on_device(const py::object& item) {

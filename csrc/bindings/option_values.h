@@ -25,8 +25,8 @@ double read_hyper(const py::object& item, const HyperInfo& hyper, int group);
 // Whether an option is there and true.
 bool is_set(PyObject* value);
 
-// Whether an option names the rounding "stochastic"; Python has refused what names none.
-bool is_stochastic(PyObject* value);
+// Whether an option names the rounding "stochastic"; raises where it names none.
+bool is_stochastic(PyObject* value, int group);
 
 // Whether a number is a tensor that only a device reads.
 bool is_on_device(const py::object& item);

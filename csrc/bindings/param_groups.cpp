@@ -104,11 +104,11 @@ Group GroupReader::read_group(PyObject* dict, int index, const Values& values) c
              .maximize = is_set(values[kMaximize].ptr()),
              .skip_nonfinite = is_set(values[kSkipNonfinite].ptr()),
              .rounds_weights_randomly = is_set(values[kStochasticRounding].ptr()),
-             .rounds_states_randomly = is_stochastic(values[kStateRounding].ptr())};
+             .rounds_states_randomly = is_stochastic(values[kStateRounding].ptr(), index)};
   TORCH_CHECK_VALUE(
       algorithm_.counts_steps || !read.rounds_randomly(), algorithm_.name, " keeps ",
       "no count of its steps, without which stochastic rounding would repeat itself (",
-      "parameter group ", index, "); take onepass.Momentum");
+      "parameter group ", index, "); take a class that counts them, as onepass.Momentum");
   for (std::size_t k = 0; k < slots_.size(); ++k) {
     const auto& [hyper, option] = slots_[k];
     PyObject* const value = values[option].ptr();

@@ -15,7 +15,7 @@ void Plan::commit() {
     Entry& entry = entries_[k];
     const double step = count_step_of(entry);
     if (group_of(k).rounds_randomly())
-      tasks_[k].rounding_key = rounding_key(entry.group, entry.index, step);
+      tasks_[k].rounding_key = rounding_key(first_group_ + entry.group, entry.index, step);
     if (entry.tensors.decay_log.sum != nullptr) note_caught_up(k);
     if (!entry.on_device) {
       entry.coefficients =

@@ -30,17 +30,18 @@ double clip_coefficient(double norm, double max_norm) {
 bool Plan::measure() {
   if (!needs_grad_norm_) return true;
   gradient_squares_.add_up(tasks_, 0, tasks_.size());
-  task_squares_.clear();
+  task_squares_.clear();  // in memory of stage()
   for (std::size_t k = 0; k < tasks_.size(); ++k)
     task_squares_.push_back(gradient_squares_.of(k)[0]);
   const bool is_wide = std::ranges::any_of(
       tasks_, [](const Task& task) { return task.arithmetic == Float::kFloat64; });
-  grad_norm_ = {std::sqrt(sum_of(task_squares_)), is_wide ? Float::kFloat64 : Float::kFloat32};
-  const double norm = grad_norm_->value;
+  const double norm = std::sqrt(sum_of(task_squares_));
+  grad_norm_ = is_wide ? GradNorm{norm, Float::kFloat64}
+                       : GradNorm{static_cast<float>(norm), Float::kFloat32};
   for (std::size_t k = 0; k < groups_.size(); ++k)
     if (groups_[k].max_grad_norm != 0.0)
       transforms_[k].clip = clip_coefficient(norm, groups_[k].max_grad_norm);
-  return std::isfinite(norm) || std::ranges::none_of(groups_, &Group::skip_nonfinite);
+  return std::isfinite(grad_norm_->value) || std::ranges::none_of(groups_, &Group::skip_nonfinite);
 }
 
 }  // namespace onepass

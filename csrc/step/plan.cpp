@@ -22,8 +22,9 @@ void check_offered_on_devices(const Group& group, bool needs_grad_norm, const Su
 
 }  // namespace
 
-void Plan::begin(std::span<const Group> groups, const Scaler& scaler) {
+void Plan::begin(std::span<const Group> groups, const Scaler& scaler, int first_group) {
   clear();
+  first_group_ = first_group;
   groups_ = groups;
   scaler_ = scaler;
   sums_ = std::ranges::any_of(groups,

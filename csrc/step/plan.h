@@ -32,7 +32,8 @@ struct GradNorm {
 // anew in every step; where all it finds about a parameter is as before, so is the conclusion.
 class Plan {
  public:
-  void begin(std::span<const Group> groups, const Scaler& scaler = {});
+  // `first_group`: which of the optimizer's groups the first of these is.
+  void begin(std::span<const Group> groups, const Scaler& scaler = {}, int first_group = 0);
   // Validates a parameter with its tensors, borrowed until clear(), and adds it. Without a gradient
   // it is validated and that is all.
   void add(const Tensors& tensors, const Subject& subject);
@@ -95,6 +96,7 @@ class Plan {
   Scaler scaler_;
   TaskContext context_;
   std::span<const Group> groups_;
+  int first_group_ = 0;
   std::vector<GradTransform> transforms_;  // by group
   std::vector<double> task_squares_;       // of gradients, by entry
   std::vector<Entry> entries_;

@@ -9,7 +9,10 @@ void Plan::stage() {
   if (on_devices_ > 0) devices_.stage(entries_, tasks_, groups_, scaler_, sharing);
   coefficients_.prepare(entries_.size());
   if (sums_) squares_.prepare(tasks_);
-  if (needs_grad_norm_) gradient_squares_.prepare(tasks_);
+  if (needs_grad_norm_) {
+    gradient_squares_.prepare(tasks_);
+    task_squares_.reserve(tasks_.size());
+  }
   if (lets_others_run()) hold();
 }
 

@@ -26,6 +26,24 @@ using Loop = void (*)(const LoopArgs&);
 
 using SumLoop = void (*)(const LoopArgs&, double* sums);
 
+// The sum of a gradient's squares, in the order of run_sums.
+template <class Real>
+ONEPASS_FN void run_gradient_sum(const LoopArgs& args, double* sum) {
+  const Real factor = static_cast<Real>(args.grad_factor);
+  const auto* const grad = static_cast<const Real*>(args.grad);
+  double lanes[kLanes] = {};
+  const auto add = [&](std::int64_t i, std::int64_t lane) {
+    const double term = factor * grad[i];
+    lanes[lane] += term * term;
+  };
+  std::int64_t i = 0;
+  for (; i + kLanes <= args.size; i += kLanes)
+    for (std::int64_t lane = 0; lane < kLanes; ++lane) add(i + lane, lane);
+  for (std::int64_t lane = 0; i + lane < args.size; ++lane) add(i + lane, lane);
+  *sum = 0.0;
+  for (const double lane : lanes) *sum += lane;
+}
+
 template <class Update, int kStates, class Param, class Grad, class StateFloat>
 ONEPASS_FN void run_loop(const LoopArgs& args) {
   using Real = RealOf<Param>;

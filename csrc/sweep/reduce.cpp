@@ -13,16 +13,9 @@ namespace {
 
 static_assert(kSumBlock<float> * sizeof(float) == kTileBytes);  // a block is a tile
 
-// The gradient, in the form in which rules say what they square.
-template <class Real>
-struct GradientItself {
-  ONEPASS_FN void measure(Real /*p*/, Real g, Real* /*states*/, Real* terms) const { terms[0] = g; }
-};
-
 template <class Real>
 SumLoop gradient_loop() {
-  static constexpr auto table =
-      PerInstructionSet<&run_sums<GradientItself<Real>, 0, 1, Real>>::table;
+  static constexpr auto table = PerInstructionSet<&run_gradient_sum<Real>>::table;
   return table[instruction_set()];
 }
 
@@ -52,7 +45,6 @@ void load_gradient(const Task& task, std::int64_t first, std::int64_t size, Tile
 template <class Real>
 void sum_blocks(const Task& task, Squares squares, std::int64_t begin, std::int64_t end,
                 double* sums) {
-  const GradientItself<Real> itself;
   Tile<Real> param, grad, states[kMaxStates];
   for (std::int64_t block = begin; block < end; ++block, sums += kMaxSquares) {
     const std::int64_t first = block * kSumBlock<Real>;
@@ -60,7 +52,7 @@ void sum_blocks(const Task& task, Squares squares, std::int64_t begin, std::int6
     load_gradient(task, first, size, grad);
     const double factor = task.transform->factor();
     if (squares == Squares::kOfGradient) {
-      gradient_loop<Real>()({&itself, factor, nullptr, grad.data, {}, size}, sums);
+      gradient_loop<Real>()({nullptr, factor, nullptr, grad.data, {}, size}, sums);
       continue;
     }
     param.load(task, task.param, first, size);

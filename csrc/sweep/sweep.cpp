@@ -128,7 +128,9 @@ void sweep_task(const Task& task, std::int64_t begin, std::int64_t end) {
   }
 }
 
-void catch_up(const Task& task) {
+void catch_up(const Task& caught_up) {
+  Task task = caught_up;
+  task.rounding_key = mixed(task.rounding_key);  // the step that follows rounds by other bits
   return task.arithmetic == Float::kFloat64 ? keep_rows<double>(task) : keep_rows<float>(task);
 }
 

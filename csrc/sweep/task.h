@@ -30,11 +30,12 @@ struct GradTransform {
   double clip = 1.0;   // the coefficient of clipping, which leaves the gradients as they are
 
   bool is_scaled() const { return scale != 0.0; }
-  // Whether the scale is a power of two, as those of torch's scaler are: then a product with its
-  // reciprocal has the bits of the quotient.
+  // Whether the scale is a power of two, as those of torch's scaler are, and no factor underflows:
+  // then a product with its reciprocal has the bits of the quotient.
   bool divides_exactly() const {
     int exponent = 0;
-    return is_scaled() && std::frexp(scale, &exponent) == 0.5 && std::abs(exponent) < 120;
+    return is_scaled() && std::frexp(scale, &exponent) == 0.5 && std::abs(exponent) < 120 &&
+           !(clip / scale < 0x1p-126);
   }
   // What loops multiply a gradient by. Where it does not hold the scale, they get the quotient.
   double factor() const { return sign * clip / (divides_exactly() ? scale : 1.0); }

@@ -5,10 +5,13 @@ The native half computes it on the memory of plain tensors (csrc/step/measure.cp
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from ._torch import is_memory
 
 if TYPE_CHECKING:
     from .optimizer import OnePass
@@ -21,14 +24,13 @@ def needs_grad_norm(group: dict[str, Any]) -> bool:
 
 def last_norm(optimizer: OnePass) -> Tensor | None:
     """Returns the norm of the last step, or None where nothing asked for it."""
-    compiled = optimizer._norms.get("last")
-    if compiled is not None:
-        return compiled
+    if "last" in optimizer._norms:
+        return optimizer._norms["last"]
     norm = optimizer._native().grad_norm
     if norm is None:
         return None
     value, is_wide = norm
-    return torch.tensor(value, dtype=torch.float64 if is_wide else torch.float32)
+    return torch.tensor(value, dtype=torch.float64 if is_wide else torch.float32, device="cpu")
 
 
 def clip(
@@ -36,21 +38,59 @@ def clip(
     filled: list[tuple[dict[str, Any], list[list[Tensor]]]],
     found_inf: Tensor | None,
 ) -> Tensor | None:
-    """Replaces gradients in the op's lists by clipped ones; returns whether the step is skipped."""
-    grads = [grad for _, lists in filled for grad in lists[1]]
-    norms = [torch.linalg.vector_norm(grad, dtype=_wide(grad)) for grad in grads]
-    norm = torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
-    is_wide = any(tensor.dtype in _DOUBLE for _, lists in filled for one in lists for tensor in one)
+    """Replaces gradients in the op's lists by clipped ones; returns whether the step is skipped.
+
+    The native half's bits are others: it adds up squares in an order of its own.
+    """
+    for index, (group, _) in enumerate(filled):
+        _check_range(group.get("max_grad_norm"), index)
+    norm = _norm_of([grad for _, lists in filled for grad in lists[1]])
+    operands = [tensor for _, lists in filled for one in lists[:-1] for tensor in one]
+    is_wide = any(tensor.dtype in _DOUBLE for tensor in operands)
     # Into a dict, since a compiled step loses what it assigns to an attribute of an optimizer.
-    optimizer._norms["last"] = norm.to(torch.float64 if is_wide else torch.float32)
+    last = optimizer._norms["last"] = norm.to(torch.float64 if is_wide else torch.float32)
     for group, lists in filled:
         if group.get("max_grad_norm") is not None:
-            clip = (group["max_grad_norm"] / (norm + 1e-6)).clamp(max=1.0)
-            lists[1] = [_clipped(grad, clip) for grad in lists[1]]
+            coefficient = (group["max_grad_norm"] / (norm + 1e-6)).clamp(max=1.0)
+            lists[1] = [_clipped(grad, coefficient) for grad in lists[1]]
     if not any(group.get("skip_nonfinite") for group, _ in filled):
         return found_inf
-    is_bad = torch.logical_not(torch.isfinite(norm)).to(torch.float32)
+    is_bad = torch.logical_not(torch.isfinite(last)).to(torch.float32)
     return is_bad if found_inf is None else torch.maximum(is_bad, found_inf.to(is_bad))
+
+
+def forbid_step(optimizer: OnePass, groups: list[dict[str, Any]], scale: Tensor | None) -> bool:
+    """Returns whether the norm forbids a step, as far as its value can be read; then it is kept."""
+    if not any(group.get("skip_nonfinite") for group in groups):
+        return False
+    params = [param for group in groups for param in group["params"] if param.grad is not None]
+    norm = _norm_of([param.grad for param in params])
+    if scale is not None:
+        norm = norm / scale
+    if type(norm) is not Tensor or not is_memory(norm):
+        return False
+    is_wide = any(param.dtype in _DOUBLE or param.grad.dtype in _DOUBLE for param in params)
+    norm = norm.to(torch.float64 if is_wide else torch.float32)
+    if bool(torch.isfinite(norm)):
+        return False
+    optimizer._norms["last"] = norm
+    return True
+
+
+def _check_range(bound: Any, index: int) -> None:
+    if isinstance(bound, (int, float)) and not 0.0 < bound < math.inf:
+        raise ValueError(
+            f"Invalid max_grad_norm value: {bound} (parameter group {index}; max_grad_norm must be "
+            "finite and over 0)"
+        )
+
+
+def _norm_of(grads: list[Tensor]) -> Tensor:
+    norms = [torch.linalg.vector_norm(grad, dtype=_wide(grad)) for grad in grads]
+    if not norms:
+        return torch.zeros((), dtype=torch.float64)
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return norm
 
 
 _DOUBLE = (torch.float64, torch.complex128)

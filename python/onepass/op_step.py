@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ._native import C
 from ._torch import divide_, is_exporting, is_memory, spec_of
-from .grad_norm import clip, needs_grad_norm
+from .grad_norm import clip, forbid_step, needs_grad_norm
 from .local_step import LocalStep
 from .options import raise_reference_rate, rounds_randomly
 from .parts import is_dtensor, parts_of, wrapper_in
@@ -66,6 +66,8 @@ def _step_under_mode(optimizer: OnePass) -> None:
     if type(found_inf) is Tensor and C.Step.skips(found_inf):
         return
     local = LocalStep(optimizer, strict=False)
+    if forbid_step(optimizer, local.groups, scale):
+        return
     ran = False
     try:
         local.put_moved(is_scaled=scale is not None)
@@ -126,13 +128,14 @@ def _run_ops(optimizer: OnePass, filled: list[tuple[dict[str, Any], list[list[Te
     scale, found_inf = optimizer._scaler()
     for _, lists in filled:
         _unscale(lists[1], scale, found_inf)
+    optimizer._norms["last"] = None
     if any(needs_grad_norm(group) for group, _ in filled):
         found_inf = clip(optimizer, filled, found_inf)
     op = getattr(torch.ops.onepass, f"{rule.name}_")
     for group, lists in filled:
         options = rule.arguments_in(group)
         op(*lists, **options, maximize=group["maximize"], found_inf=found_inf)
-        raise_reference_rate(group)
+        raise_reference_rate(group, found_inf)
 
 
 def _refuse_sparse_gradients(optimizer: OnePass) -> None:

@@ -37,7 +37,7 @@ class OnePass(Optimizer):
 
     def __init__(self, params: ParamsT, options: dict[str, Any]) -> None:
         """Checks a subclass's arguments and gives torch's constructor those that it knows."""
-        self._norms: dict[str, Tensor] = {}  # the last, of a step by the op
+        self._norms: dict[str, Tensor | None] = {}  # the last one, after a step by the op
         has_torch = has_torchs(type(self))
         # First, since torch compares before it looks at types. Ranges are refused in torch's words.
         self._native().check_arguments(options, ranges=not has_torch)
@@ -67,13 +67,12 @@ class OnePass(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         refuse_shards(self)
-        self._norms.clear()
         if torch.compiler.is_compiling() or C.dispatch_mode_is_active():
             step_by_op(self)
-        elif not self._natively(
-            self._native().step, self.state, self._first_state, *self._scaler()
-        ):
+            return loss
+        if not self._natively(self._native().step, self.state, self._first_state, *self._scaler()):
             step_locally(self)
+        self._norms.clear()
         return loss
 
     def step_one(self, param: Tensor) -> None:
@@ -147,7 +146,8 @@ class OnePass(Optimizer):
         """The norm of all gradients in the last step, before clipping; None where nothing asked.
 
         Groups ask for it with ``max_grad_norm`` or ``skip_nonfinite``. It is a 0-dim tensor, of
-        float64 where a tensor of the step is and else of float32.
+        float64 where a tensor of the step is and else of float32. A step that was refused leaves
+        it; after one that a gradient scaler skipped it is None.
 
         Example:
             >>> import torch, onepass

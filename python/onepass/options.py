@@ -153,7 +153,7 @@ def start_reference_rate(group: dict[str, Any]) -> None:
         group[REFERENCE_LR] = max([0.0, float(group["lr"]), *filter(math.isfinite, rates)])
 
 
-def raise_reference_rate(group: dict[str, Any]) -> None:
+def raise_reference_rate(group: dict[str, Any], found_inf: Tensor | None) -> None:
     """Keeps the largest rate so far, after a step that was not the native half's.
 
     A compiled step keeps a tensor: a comparison of numbers would be compiled anew for each rate.
@@ -164,6 +164,8 @@ def raise_reference_rate(group: dict[str, Any]) -> None:
     if torch.compiler.is_compiling():
         device = lr.device if isinstance(lr, Tensor) else None
         zero = torch.zeros((), dtype=torch.float64, device=device)
+        if found_inf is not None:  # a skipped step leaves it
+            lr = torch.where(found_inf.to(zero.device) != 0, zero + largest, zero + lr)
         group[REFERENCE_LR] = torch.maximum((zero + largest).view(()), (zero + lr).view(()))
     elif not isinstance(lr, Tensor) and lr > largest:
         group[REFERENCE_LR] = float(lr)

@@ -69,7 +69,8 @@ def _refusal(
     optimizer: OnePass, place: tuple[int, int], held: str, reason: str | None
 ) -> TypeError:
     i, k = place
-    remedy = "take another class" if reason == type(optimizer).__name__ else "clip before the step"
+    is_class = reason == type(optimizer).__name__
+    remedy = "take another class" if is_class else "leave max_grad_norm and skip_nonfinite out"
     return TypeError(
         f"{reason} sums over whole parameters, but of "
         f"{parameter_name(optimizer.param_groups[i], i, k)} each process holds {held}; replicate "

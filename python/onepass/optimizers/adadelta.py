@@ -34,9 +34,9 @@ class Adadelta(OnePass, torch.optim.Adadelta):
         differentiable: let autograd see the step, by torch's own code (False).
         state_dtype: dtype of the states: float32, float64, bfloat16 or float16; None is the
             parameter's own, and float32 for float16 parameters (None).
-        max_grad_norm: scale the gradients, where the norm of all of them together is larger, to
-            this norm, > 0, as clip_grad_norm_ does, but leave ``.grad`` as it is; opt.grad_norm is
-            the norm before; CPU only so far (None).
+        max_grad_norm: the largest norm of all gradients together, > 0. Where theirs is larger, the
+            step takes them scaled down to it, as after clip_grad_norm_; ``.grad`` stays as it is
+            and opt.grad_norm tells their norm. CPU only so far (None).
         skip_nonfinite: take no step at all where that norm is infinite or NaN (False).
         stochastic_rounding: round bfloat16 and float16 parameters up or down with the probability
             that keeps the mean exact, so that small updates are not lost; CPU only so far (False).
