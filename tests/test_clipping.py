@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import onepass
@@ -267,7 +268,8 @@ def test_a_compiled_step_clips_and_skips(case: Case) -> None:
     params = make_params(SHAPES)
     compiled = case.ours(params, max_grad_norm=NORM, skip_nonfinite=True)
     eager = case.ours(make_params(SHAPES), max_grad_norm=NORM, skip_nonfinite=True)
-    step = torch.compile(compiled.step, backend="aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
+    step = torch.compile(compiled.step, backend=counter)
     for number in range(3):
         for optimizer in (compiled, eager):
             set_grads(params_of(optimizer), number)
@@ -275,6 +277,7 @@ def test_a_compiled_step_clips_and_skips(case: Case) -> None:
                 params_of(optimizer)[0].grad[0, 0] = math.nan
         step()
         eager.step()
+        assert counter.frame_count == 1
         torch.testing.assert_close(compiled.grad_norm, eager.grad_norm, equal_nan=True)
         for a, b in zip(params_of(compiled), params_of(eager), strict=True):
             torch.testing.assert_close(a, b)

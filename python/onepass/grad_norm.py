@@ -22,10 +22,20 @@ def needs_grad_norm(group: dict[str, Any]) -> bool:
     return group.get("max_grad_norm") is not None or bool(group.get("skip_nonfinite"))
 
 
+def no_norm_of_op() -> dict[str, Tensor | bool | None]:
+    """Returns where a step by the op leaves its norm, or False where nothing asked for one.
+
+    None: the last step was the native half's. It is a dict whose key is always there, since a
+    compiled step loses what it assigns to an attribute, and is compiled anew for another key.
+    """
+    return {"last": None}
+
+
 def last_norm(optimizer: OnePass) -> Tensor | None:
     """Returns the norm of the last step, or None where nothing asked for it."""
-    if "last" in optimizer._norms:
-        return optimizer._norms["last"]
+    by_op = optimizer._norms["last"]
+    if by_op is not None:
+        return by_op if isinstance(by_op, Tensor) else None
     norm = optimizer._native().grad_norm
     if norm is None:
         return None
@@ -47,7 +57,6 @@ def clip(
     norm = _norm_of([grad for _, lists in filled for grad in lists[1]])
     operands = [tensor for _, lists in filled for one in lists[:-1] for tensor in one]
     is_wide = any(tensor.dtype in _DOUBLE for tensor in operands)
-    # Into a dict, since a compiled step loses what it assigns to an attribute of an optimizer.
     last = optimizer._norms["last"] = norm.to(torch.float64 if is_wide else torch.float32)
     for group, lists in filled:
         if group.get("max_grad_norm") is not None:

@@ -128,7 +128,7 @@ def _run_ops(optimizer: OnePass, filled: list[tuple[dict[str, Any], list[list[Te
     scale, found_inf = optimizer._scaler()
     for _, lists in filled:
         _unscale(lists[1], scale, found_inf)
-    optimizer._norms["last"] = None
+    optimizer._norms["last"] = False
     if any(needs_grad_norm(group) for group, _ in filled):
         found_inf = clip(optimizer, filled, found_inf)
     op = getattr(torch.ops.onepass, f"{rule.name}_")

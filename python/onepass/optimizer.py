@@ -13,7 +13,7 @@ from ._native import C
 from ._torch import in_order, number_dtype, without_wrapper
 from .capture import check_capture
 from .containers import natively
-from .grad_norm import last_norm
+from .grad_norm import last_norm, no_norm_of_op
 from .hook_bypass import bypass_hooks
 from .loading import place_numbers, split_states, unwrap_states, wrap_states
 from .op_step import fill_lists, step_by_op, step_locally
@@ -37,7 +37,7 @@ class OnePass(Optimizer):
 
     def __init__(self, params: ParamsT, options: dict[str, Any]) -> None:
         """Checks a subclass's arguments and gives torch's constructor those that it knows."""
-        self._norms: dict[str, Tensor | None] = {}  # the last one, after a step by the op
+        self._norms = no_norm_of_op()
         has_torch = has_torchs(type(self))
         # First, since torch compares before it looks at types. Ranges are refused in torch's words.
         self._native().check_arguments(options, ranges=not has_torch)
@@ -72,7 +72,7 @@ class OnePass(Optimizer):
             return loss
         if not self._natively(self._native().step, self.state, self._first_state, *self._scaler()):
             step_locally(self)
-        self._norms.clear()
+        self._norms["last"] = None
         return loss
 
     def step_one(self, param: Tensor) -> None:
@@ -269,7 +269,7 @@ class OnePass(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Takes over a state, whole or not at all: from a pickle, a copy or load_state_dict."""
         before = {key: self.__dict__[key] for key in state if key in self.__dict__}
-        self._norms = {}
+        self._norms = no_norm_of_op()
         try:
             full, beside = split_states(unwrap_states(self, state), state["param_groups"])
             super().__setstate__({**state, "state": full})
