@@ -23,16 +23,20 @@ bool steps_on_cpu(PyObject* group) {
 }
 
 // A number of every group, whatever its rule.
-const HyperInfo kMaxGradNorm{.name = "max_grad_norm",
-                             .key = "max_grad_norm",
-                             .index = -1,
-                             .count = 1,
-                             .label = "max_grad_norm value",
-                             .range = Range::kPositive,
-                             .scheduled = false,
-                             .optional = true,
-                             .smallest = interval_of(Range::kPositive).first,
-                             .largest = interval_of(Range::kPositive).second};
+const HyperInfo& max_grad_norm() {
+  static const auto [smallest, largest] = interval_of(Range::kPositive);
+  static const HyperInfo info{.name = "max_grad_norm",
+                              .key = "max_grad_norm",
+                              .index = -1,
+                              .count = 1,
+                              .label = "max_grad_norm value",
+                              .range = Range::kPositive,
+                              .scheduled = false,
+                              .optional = true,
+                              .smallest = smallest,
+                              .largest = largest};
+  return info;
+}
 
 }  // namespace
 
@@ -53,7 +57,7 @@ GroupReader::GroupReader(const Algorithm& algorithm) : algorithm_(algorithm) {
     if (name == "decouple_lr") decouple_lr_ = place;
     slots_.push_back({hyper, option(hyper.key)});
   }
-  slots_.push_back({kMaxGradNorm, option(kMaxGradNorm.key)});
+  slots_.push_back({max_grad_norm(), option(max_grad_norm().key)});
   for (const State& state : algorithm_.states) {
     state_options_.push_back(state.only_if == nullptr ? -1
                                                       : static_cast<int>(option(state.only_if)));
@@ -197,7 +201,7 @@ void GroupReader::check_arguments(PyObject* arguments, bool ranges) const {
   for (const auto& [hyper, option] : slots_) {
     PyObject* const value = get(arguments, options_[option].key);
     if (value == nullptr || hyper.range == Range::kFlag) continue;
-    if (&hyper == &kMaxGradNorm && value == Py_None) continue;
+    if (&hyper == &max_grad_norm() && value == Py_None) continue;
     const OptionName name{hyper.key, hyper.index, OptionName::kArgument};
     const py::object item = option_of(value, hyper, name.group);
     if (is_on_device(item)) continue;  // its range is not waited for
