@@ -25,6 +25,8 @@ def csrc(*suffixes: str) -> list[str]:
 EMULATION = "tests/cuda_emulation"  # a mode of the tests: the kernels run on the CPU
 SANITIZED = os.environ.get("ONEPASS_SANITIZE") == "1"
 WISH = os.environ.get("ONEPASS_CUDA", "")
+if WISH not in ("", "0", "1", "emulate"):
+    sys.exit(f"onepass: ONEPASS_CUDA must be 0, 1 or emulate, got {WISH!r}")
 EMULATED = WISH == "emulate"
 KIND = ("sanitized" if SANITIZED else "release") + ("-emulated" if EMULATED else "")
 CUDA = cuda_home() if WISH in ("", "1") else None

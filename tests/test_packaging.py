@@ -205,3 +205,11 @@ class TestRequirements:
         import onepass_build
 
         assert onepass_build.get_requires_for_build_editable() == []
+
+
+def test_a_wish_for_cuda_that_is_none_is_refused_in_words() -> None:
+    env = {**os.environ, "ONEPASS_CUDA": "yes"}
+    command = [sys.executable, "setup.py", "--version"]
+    done = subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True)
+    assert done.returncode != 0
+    assert "ONEPASS_CUDA must be 0, 1 or emulate, got 'yes'" in done.stderr

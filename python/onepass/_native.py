@@ -20,7 +20,7 @@ from . import _versions
 from ._versions import minor, text
 
 __all__ = ["C"]
-_REBUILD = "pip install --force-reinstall --no-deps --no-cache-dir --no-binary onepass onepass"
+_REBUILD = "in the folder of onepass's source: pip install --force-reinstall --no-deps ."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +81,7 @@ def explain(facts: Facts) -> str:
         f"onepass works with {_versions.WORKS_WITH}.\n"
         f"Files:  {', '.join(facts.files) or 'none'}\n"
         f"Loader said:  {said}\n"
-        f"Fix:  {_fix(facts)}\n"
-        "Details:  python -m onepass doctor"
+        f"Fix:  {_fix(facts)}"
     )
 
 
