@@ -8,20 +8,6 @@
 
 namespace onepass {
 
-namespace {
-
-void check_offered_on_devices(const Group& group, bool needs_grad_norm, const Subject& subject,
-                              c10::Device device) {
-  TORCH_CHECK(!needs_grad_norm, subject.parameter(), " is on ", device, ", and max_grad_norm and ",
-              "skip_nonfinite are taken on the CPU only so far; leave them out and call ",
-              "torch.nn.utils.clip_grad_norm_ before step()");
-  TORCH_CHECK(!group.rounds_randomly(), subject.parameter(), " is on ", device, ", and ",
-              "stochastic rounding is done on the CPU only so far; leave stochastic_rounding and ",
-              "state_rounding out");
-}
-
-}  // namespace
-
 void Plan::begin(std::span<const Group> groups, const Scaler& scaler, int first_group) {
   clear();
   first_group_ = first_group;
@@ -71,7 +57,7 @@ void Plan::add(const Tensors& tensors, const Subject& subject) {
   entry.on_device = tensors.grad != nullptr && cuda::on_device(*tensors.param);
   if (entry.on_device) {
     check_device(*tensors.param, subject);
-    check_offered_on_devices(group_of(k), needs_grad_norm_, subject, tensors.param->device());
+    validation.check_offered_on_devices(tensors.param->device(), needs_grad_norm_);
   }
   on_devices_ += entry.on_device ? 1 : 0;
   validation.check_numbers(entry);

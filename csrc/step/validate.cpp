@@ -26,6 +26,15 @@ void Validation::check_numbers(Entry& entry) const {
   }
 }
 
+void Validation::check_offered_on_devices(c10::Device device, bool needs_grad_norm) const {
+  TORCH_CHECK(!needs_grad_norm, subject_.parameter(), " is on ", device, ", and max_grad_norm and ",
+              "skip_nonfinite are taken on the CPU only so far; leave them out and call ",
+              "torch.nn.utils.clip_grad_norm_ before step()");
+  TORCH_CHECK(!group_.rounds_randomly(), subject_.parameter(), " is on ", device, ", and ",
+              "stochastic rounding is done on the CPU only so far; leave stochastic_rounding and ",
+              "state_rounding out");
+}
+
 void Validation::check_step_count(const Entry& entry) const {
   const at::TensorBase& step = *entry.tensors.step;
   const at::TensorBase& param = *entry.tensors.param;

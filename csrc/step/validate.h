@@ -12,6 +12,8 @@ class Validation {
   Validation(const Group& group, const Scaler& scaler, const Subject& subject, StepMemory& memory)
       : group_(group), scaler_(scaler), subject_(subject), memory_(memory) {}
 
+  // Raises for options that are done on the CPU alone. `needs_grad_norm`: some group's step does.
+  void check_offered_on_devices(c10::Device device, bool needs_grad_norm) const;
   // Checks what is one number a parameter: its step count, its numbers, its log of decay.
   void check_numbers(Entry& entry) const;
   // Whether all operands are what they nearly always are, of one type and shape and contiguous, and

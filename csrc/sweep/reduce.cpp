@@ -36,7 +36,7 @@ template <class Real>
 void load_gradient(const Task& task, std::int64_t first, std::int64_t size, Tile<Real>& grad) {
   const GradTransform& transform = *task.transform;
   grad.load(task, task.grad, first, size);
-  if (!transform.is_scaled() || transform.divides_exactly()) return;
+  if (!transform.needs_quotient()) return;
   for (std::int64_t i = 0; i < size; ++i)  // it is written back in the sweep, and only there
     grad.buffer[i] = grad.data[i] / static_cast<Real>(transform.scale);
   grad.data = grad.buffer;
@@ -96,8 +96,9 @@ void SquareSums::add_up(std::span<const Task> tasks, std::size_t first, std::siz
                       add_up_blocks(tasks[k], from, to, &partial_[(start(k) + from) * kMaxSquares]);
                     });
               });
+  const int sums = which_ == Squares::kOfGradient ? 1 : kMaxSquares;
   for (std::size_t k = first; k < last; ++k)
-    for (int which = 0; which < kMaxSquares; ++which)
+    for (int which = 0; which < sums; ++which)
       squares_[k * kMaxSquares + which] = fold(
           std::span(partial_).subspan(start(k) * kMaxSquares, (ends_[k] - start(k)) * kMaxSquares),
           which);

@@ -27,20 +27,21 @@ void unscale(Real* grad, std::int64_t size, const GradTransform& transform) {
 template <class Real>
 void sweep_tiles(const Task& task, const ElementRange& range) {
   const GradTransform& transform = *task.transform;
-  const bool is_scaled = transform.is_scaled(), is_exact = transform.divides_exactly();
+  const bool is_scaled = transform.is_scaled(), needs_quotient = transform.needs_quotient();
+  const double factor = transform.factor();
   Tile<Real> param, grad, states[kMaxStates];
   for (std::int64_t first = range.begin; first < range.end;) {
     const std::int64_t size = tile_size<Real>(first, range.end);
     param.load(task, task.param, first, size);
     grad.load(task, task.grad, first + range.grad_ahead, size);
     for (int k = 0; k < task.state_count; ++k) states[k].load(task, task.states[k], first, size);
-    if (is_scaled && !is_exact) unscale(grad.data, size, transform);
+    if (needs_quotient) unscale(grad.data, size, transform);
     if (range.keep != 1.0)
       for (std::int64_t i = 0; i < size; ++i) param.data[i] *= static_cast<Real>(range.keep);
-    LoopArgs args{task.update, transform.factor(), param.data, grad.data, {}, size};
+    LoopArgs args{task.update, factor, param.data, grad.data, {}, size};
     for (int k = 0; k < task.state_count; ++k) args.states[k] = states[k].data;
     task.tiled(args);
-    if (is_exact) unscale(grad.data, size, transform);
+    if (is_scaled && !needs_quotient) unscale(grad.data, size, transform);
     if (is_scaled) grad.store(task, task.grad, first + range.grad_ahead, size);
     param.store(task, task.param, first, size);
     for (int k = 0; k < task.state_count; ++k) states[k].store(task, task.states[k], first, size);
@@ -85,8 +86,7 @@ void sweep_scaled_in_place(const Task& task, const ElementRange& range) {
 template <class Real>
 void sweep_range_as(const Task& task, const ElementRange& range) {
   const GradTransform& transform = *task.transform;
-  const bool needs_quotient = transform.is_scaled() && !transform.divides_exactly();
-  if (task.in_place == nullptr || range.keep != 1.0 || needs_quotient)
+  if (task.in_place == nullptr || range.keep != 1.0 || transform.needs_quotient())
     return sweep_tiles<Real>(task, range);
   return transform.is_scaled() ? sweep_scaled_in_place<Real>(task, range)
                                : sweep_in_place(task, range);

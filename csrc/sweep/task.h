@@ -37,7 +37,9 @@ struct GradTransform {
     return is_scaled() && std::frexp(scale, &exponent) == 0.5 && std::abs(exponent) < 120 &&
            !(clip / scale < 0x1p-126);
   }
-  // What loops multiply a gradient by. Where it does not hold the scale, they get the quotient.
+  // Whether loops have to be given the quotient, as no factor has its bits.
+  bool needs_quotient() const { return is_scaled() && !divides_exactly(); }
+  // What loops multiply a gradient, or its quotient, by.
   double factor() const { return sign * clip / (divides_exactly() ? scale : 1.0); }
 };
 inline constexpr GradTransform kPlainGradient;

@@ -10,7 +10,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from . import optimizers
 from .optimizer import OnePass
-from .options import in_use
+from .options import in_use, torchs_class
 
 
 def create(name: str, params: ParamsT, **options: Any) -> OnePass:
@@ -66,12 +66,12 @@ def from_torch(optimizer: Optimizer) -> OnePass:
     """
     if isinstance(optimizer, OnePass):
         raise TypeError(f"{type(optimizer).__name__} is one of onepass's classes already")
-    names = [cls.__name__ for cls in _torchs(optimizer)]
-    cls = next((getattr(optimizers, name) for name in names if name in optimizers.__all__), None)
-    if cls is None:
+    theirs = torchs_class(type(optimizer))
+    if theirs is None or theirs.__name__ not in optimizers.__all__:
         raise TypeError(
             f"onepass has no {type(optimizer).__name__}; it has {', '.join(optimizers.__all__)}"
         )
+    cls = getattr(optimizers, theirs.__name__)
     return _over_the_same(optimizer, cls)  # type: ignore[no-any-return]
 
 
@@ -93,7 +93,7 @@ def to_torch(optimizer: OnePass) -> Optimizer:
         >>> type(onepass.to_torch(onepass.SGD([torch.zeros(2)], lr=0.1)))
         <class 'torch.optim.sgd.SGD'>
     """
-    cls = next(iter(_torchs(optimizer)), None)
+    cls = torchs_class(type(optimizer))
     if cls is None:
         raise TypeError(f"torch.optim has no {type(optimizer).__name__}")
     for index, group in enumerate(optimizer.param_groups):
@@ -107,11 +107,6 @@ def to_torch(optimizer: OnePass) -> Optimizer:
     return _over_the_same(optimizer, cls)  # type: ignore[no-any-return]
 
 
-def _torchs(optimizer: Optimizer) -> list[type]:
-    mro = type(optimizer).__mro__
-    return [c for c in mro if c.__module__.startswith("torch.optim.") and c is not Optimizer]
-
-
 def _over_the_same(source: Optimizer, cls: Any) -> Any:
     """Returns an optimizer of another class with the parameters, options and state of one."""
     known = inspect.signature(cls).parameters
@@ -119,9 +114,9 @@ def _over_the_same(source: Optimizer, cls: Any) -> Any:
     for group in source.param_groups:
         params = group["params"]
         names = group.get("param_names")
-        pairs = params if names is None else list(zip(names, params, strict=True))
-        options = {key: group[key] for key in group if key in known and key != "params"}
-        groups.append({"params": pairs, **options})
+        groups.append(
+            {"params": params if names is None else list(zip(names, params, strict=True))}
+        )
     target = cls(groups, **{key: v for key, v in source.defaults.items() if key in known})
-    target.load_state_dict(source.state_dict())
+    target.load_state_dict(source.state_dict())  # the groups' own options too
     return target

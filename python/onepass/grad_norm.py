@@ -56,8 +56,7 @@ def clip(
         _check_range(group.get("max_grad_norm"), index)
     norm = _norm_of([grad for _, lists in filled for grad in lists[1]])
     operands = [tensor for _, lists in filled for one in lists[:-1] for tensor in one]
-    is_wide = any(tensor.dtype in _DOUBLE for tensor in operands)
-    last = optimizer._norms["last"] = norm.to(torch.float64 if is_wide else torch.float32)
+    last = optimizer._norms["last"] = _as_told(norm, operands)
     for group, lists in filled:
         if group.get("max_grad_norm") is not None:
             coefficient = (group["max_grad_norm"] / (norm + 1e-6)).clamp(max=1.0)
@@ -78,8 +77,7 @@ def forbid_step(optimizer: OnePass, groups: list[dict[str, Any]], scale: Tensor 
         norm = norm / scale
     if type(norm) is not Tensor or not is_memory(norm):
         return False
-    is_wide = any(param.dtype in _DOUBLE or param.grad.dtype in _DOUBLE for param in params)
-    norm = norm.to(torch.float64 if is_wide else torch.float32)
+    norm = _as_told(norm, [*params, *(param.grad for param in params)])
     if bool(torch.isfinite(norm)):
         return False
     optimizer._norms["last"] = norm
@@ -92,6 +90,11 @@ def _check_range(bound: Any, index: int) -> None:
             f"Invalid max_grad_norm value: {bound} (parameter group {index}; max_grad_norm must be "
             "finite and over 0)"
         )
+
+
+def _as_told(norm: Tensor, operands: list[Tensor]) -> Tensor:
+    is_wide = any(tensor.dtype in _DOUBLE for tensor in operands)
+    return norm.to(torch.float64 if is_wide else torch.float32)
 
 
 def _norm_of(grads: list[Tensor]) -> Tensor:

@@ -41,20 +41,26 @@ def options_of(arguments: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in arguments.items() if k not in ("self", "params", "__class__")}
 
 
-@functools.cache
-def _torchs_arguments(cls: type) -> frozenset[str] | None:
+def torchs_class(cls: type) -> type | None:
+    """Returns the class of torch that a class is of, if it is of any but the base of all."""
     base = next(base for base in cls.__mro__ if base.__module__.startswith("torch.optim"))
-    return None if base is Optimizer else frozenset(inspect.signature(base).parameters)
+    return None if base is Optimizer else base
+
+
+@functools.cache
+def _torchs_arguments(cls: type) -> frozenset[str]:
+    base = torchs_class(cls)
+    return frozenset() if base is None else frozenset(inspect.signature(base).parameters)
 
 
 def has_torchs(cls: type) -> bool:
     """Returns whether torch has a class of that name."""
-    return _torchs_arguments(cls) is not None
+    return torchs_class(cls) is not None
 
 
 def torch_has(cls: type, name: str) -> bool:
     """Returns whether torch has a class of that name with that argument."""
-    return name in (_torchs_arguments(cls) or ())
+    return name in _torchs_arguments(cls)
 
 
 def _is_extra(cls: type, name: str) -> bool:
@@ -113,11 +119,6 @@ def check_options(group: dict[str, Any]) -> None:
         numpys = str(getattr(value, "dtype", "")) == "bool"
         if not (numpys or isinstance(value, (bool, int, type(None)))):
             raise ValueError(f"Invalid {name} value: {value!r} (it must be True or False)")
-    if group.get("state_rounding") not in (None, "stochastic"):
-        raise ValueError(
-            f"Invalid state_rounding value: {group['state_rounding']!r} (it must be None or "
-            "'stochastic')"
-        )
     if group.get("fused") and group.get("differentiable"):
         raise RuntimeError("`fused` does not support `differentiable`")
     if group.get("fused") and group.get("foreach"):

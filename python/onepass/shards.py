@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch.distributed as dist
 from torch import Tensor
@@ -30,23 +30,36 @@ def refuse_shards(optimizer: OnePass) -> None:
         return
     whole = _whole_storages(optimizer)
     for i, group in enumerate(optimizer.param_groups):
-        if reasons[i] is None:
+        reason = reasons[i]
+        if reason is None:
             continue
         for k, param in enumerate(group["params"]):
             held = None if param.grad is None else _what_is_held(param, whole)
             if held is not None:
-                raise _refusal(optimizer, (i, k), held, reasons[i])
+                raise _refusal(optimizer, (i, k), held, reason)
 
 
-def _reasons(optimizer: OnePass) -> list[str | None]:
-    """Returns for each group what sums over whole parameters or gradients, if anything does."""
+class _Reason(NamedTuple):
+    """What sums over whole parameters, and how to do without."""
+
+    what: str
+    remedy: str
+
+
+_NORM = _Reason("the norm of all gradients", "leave max_grad_norm and skip_nonfinite out")
+
+
+def _of_rule(optimizer: OnePass) -> _Reason:
+    return _Reason(type(optimizer).__name__, "take another class")
+
+
+def _reasons(optimizer: OnePass) -> list[_Reason | None]:
+    """Returns for each group why its parameters must be whole, if they must."""
     groups = optimizer.param_groups
-    for group in groups:
-        if needs_grad_norm(group):
-            return ["the norm of all gradients"] * len(groups)
-    name = type(optimizer).__name__
-    sums = RULES[optimizer.rule].sums
-    return [name if sums or group.get("cautious") else None for group in groups]
+    if any(map(needs_grad_norm, groups)):
+        return [_NORM] * len(groups)
+    sums, of_rule = RULES[optimizer.rule].sums, _of_rule(optimizer)
+    return [of_rule if sums or group.get("cautious") else None for group in groups]
 
 
 def refuse_shard(optimizer: OnePass, param: Tensor) -> None:
@@ -62,19 +75,15 @@ def refuse_shard(optimizer: OnePass, param: Tensor) -> None:
         return
     held = _what_is_held(param, _whole_storages(optimizer))
     if held is not None:
-        raise _refusal(optimizer, (i, k), held, type(optimizer).__name__)
+        raise _refusal(optimizer, (i, k), held, _of_rule(optimizer))
 
 
-def _refusal(
-    optimizer: OnePass, place: tuple[int, int], held: str, reason: str | None
-) -> TypeError:
+def _refusal(optimizer: OnePass, place: tuple[int, int], held: str, reason: _Reason) -> TypeError:
     i, k = place
-    is_class = reason == type(optimizer).__name__
-    remedy = "take another class" if is_class else "leave max_grad_norm and skip_nonfinite out"
     return TypeError(
-        f"{reason} sums over whole parameters, but of "
+        f"{reason.what} sums over whole parameters, but of "
         f"{parameter_name(optimizer.param_groups[i], i, k)} each process holds {held}; replicate "
-        f"it or {remedy}"
+        f"it or {reason.remedy}"
     )
 
 

@@ -54,7 +54,7 @@ def _is_held(module: Module, holdings: _Holdings) -> bool:
     held = iter(holdings)
     for table in _tables(module):
         names, values = next(held), next(held)
-        if len(table) != len(names) or tuple(table) != names:
+        if tuple(table) != names:
             return False
         if not all(map(is_, table.values(), values)):
             return False
