@@ -135,7 +135,7 @@ std::pair<int, int> OptimizerStep::place_of(const py::list& groups, const py::di
 
 std::optional<std::pair<double, bool>> OptimizerStep::grad_norm() const {
   if (!grad_norm_) return std::nullopt;
-  return std::pair(grad_norm_->value, grad_norm_->type == Float::kFloat64);
+  return std::pair(grad_norm_->value, grad_norm_->type == Format::kFloat64);
 }
 
 bool OptimizerStep::skips(const py::object& found_inf) {

@@ -33,7 +33,7 @@ struct DeviceTask {
   std::uint32_t first_sum_chunk;
   std::int64_t first_block;  // of the sums
   int dims;
-  Float types[kMaxOperands];
+  Format types[kMaxOperands];
   bool maximize;
   bool aligned;  // all operands start where vectors may, and need no layout
 };

@@ -9,26 +9,26 @@
 namespace onepass::cuda {
 
 template <class Real>
-ONEPASS_DEVICE Real load_element(const void* data, Float type, std::int64_t i) {
+ONEPASS_DEVICE Real load_element(const void* data, Format type, std::int64_t i) {
   if constexpr (sizeof(Real) == 8)
-    if (type == Float::kFloat64) return load<double>(static_cast<const double*>(data) + i);
-  if (type == Float::kFloat32) return load<float>(static_cast<const float*>(data) + i);
+    if (type == Format::kFloat64) return load<double>(static_cast<const double*>(data) + i);
+  if (type == Format::kFloat32) return load<float>(static_cast<const float*>(data) + i);
   const auto bits = load<std::uint16_t>(static_cast<const std::uint16_t*>(data) + i);
-  return type == Float::kBFloat16 ? decode(BFloat16{bits}) : decode(Half{bits});
+  return type == Format::kBFloat16 ? decode(BFloat16{bits}) : decode(Half{bits});
 }
 
 template <class Real>
-ONEPASS_DEVICE void store_element(void* data, Float type, std::int64_t i, Real x) {
+ONEPASS_DEVICE void store_element(void* data, Format type, std::int64_t i, Real x) {
   if constexpr (sizeof(Real) == 8)
-    if (type == Float::kFloat64) return store<double>(static_cast<double*>(data) + i, x);
-  if (type == Float::kFloat32)
+    if (type == Format::kFloat64) return store<double>(static_cast<double*>(data) + i, x);
+  if (type == Format::kFloat32)
     return store<float>(static_cast<float*>(data) + i, static_cast<float>(x));
   BFloat16 brain;
   Half half;
   encode(x, brain);
   encode(x, half);
   store<std::uint16_t>(static_cast<std::uint16_t*>(data) + i,
-                       type == Float::kBFloat16 ? brain.bits : half.bits);
+                       type == Format::kBFloat16 ? brain.bits : half.bits);
 }
 
 // As many elements as one thread takes at a time: 128 bits of the arithmetic type.
@@ -40,7 +40,7 @@ inline constexpr int kVector = 16 / sizeof(Real);
 template <class Real>
 class Raw {
  public:
-  ONEPASS_DEVICE void load_from(const void* data, Float type, std::int64_t first) {
+  ONEPASS_DEVICE void load_from(const void* data, Format type, std::int64_t first) {
     const auto* const memory = static_cast<const char*>(data) + first * bytes_of(type);
     switch (kVector<Real> * bytes_of(type)) {
       case 16:
@@ -57,7 +57,7 @@ class Raw {
     }
   }
 
-  ONEPASS_DEVICE void store_to(void* data, Float type, std::int64_t first) const {
+  ONEPASS_DEVICE void store_to(void* data, Format type, std::int64_t first) const {
     auto* const memory = static_cast<char*>(data) + first * bytes_of(type);
     switch (kVector<Real> * bytes_of(type)) {
       case 16:
@@ -69,28 +69,28 @@ class Raw {
     }
   }
 
-  ONEPASS_DEVICE void decode_to(Real* elements, Float type) const {
+  ONEPASS_DEVICE void decode_to(Real* elements, Format type) const {
     switch (type) {
-      case Float::kFloat64:
+      case Format::kFloat64:
         return decode_as<double>(elements);
-      case Float::kFloat32:
+      case Format::kFloat32:
         return decode_as<float>(elements);
-      case Float::kBFloat16:
+      case Format::kBFloat16:
         return decode_as<BFloat16>(elements);
-      case Float::kFloat16:
+      case Format::kFloat16:
         return decode_as<Half>(elements);
     }
   }
 
-  ONEPASS_DEVICE void encode_from(const Real* elements, Float type) {
+  ONEPASS_DEVICE void encode_from(const Real* elements, Format type) {
     switch (type) {
-      case Float::kFloat64:
+      case Format::kFloat64:
         return encode_as<double>(elements);
-      case Float::kFloat32:
+      case Format::kFloat32:
         return encode_as<float>(elements);
-      case Float::kBFloat16:
+      case Format::kBFloat16:
         return encode_as<BFloat16>(elements);
-      case Float::kFloat16:
+      case Format::kFloat16:
         return encode_as<Half>(elements);
     }
   }

@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(kWarp) prepare(Launch launch) {
 template <int kOperands, class Real>
 struct Part {
   void* operands[kOperands];
-  Float types[kOperands];
+  Format types[kOperands];
   const std::int64_t* layout;  // or null
   int dims;
   Real sign, grad_scale;  // a scale of 0: the gradient is taken as it is

@@ -18,8 +18,8 @@ HostOrDeviceScalar scalar_of(const at::TensorBase& number) {
 namespace {
 
 std::int64_t sum_blocks_of(const Task& task) {
-  return task.arithmetic == Float::kFloat64 ? onepass::sum_blocks_of<double>(task.size)
-                                            : onepass::sum_blocks_of<float>(task.size);
+  return task.arithmetic == Format::kFloat64 ? onepass::sum_blocks_of<double>(task.size)
+                                             : onepass::sum_blocks_of<float>(task.size);
 }
 
 // The parameter, its gradient and its states.
@@ -33,7 +33,7 @@ void for_each_operand(const Task& task, const Visit& visit) {
 // Whether vectors of all operands can be loaded at one go, from their first element on.
 bool is_aligned(const Task& task) {
   if (task.sizes != nullptr) return false;
-  const std::int64_t vector = task.arithmetic == Float::kFloat64 ? 2 : 4;
+  const std::int64_t vector = task.arithmetic == Format::kFloat64 ? 2 : 4;
   bool aligned = true;
   for_each_operand(task, [&](int, const Operand& operand) {
     aligned &=

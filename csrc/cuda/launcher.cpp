@@ -130,7 +130,7 @@ void Launcher::stage(std::span<const Parameter> parameters, const Scaling& scali
   moved_.clear();
   const RuleKernels& rule = kernels_of(parameters.front().group->algorithm->name);
   const auto kernels_for = [&rule](const Parameter& parameter) {
-    const int real = parameter.task->arithmetic == Float::kFloat64 ? 1 : 0;
+    const int real = parameter.task->arithmetic == Format::kFloat64 ? 1 : 0;
     return &rule.variants[parameter.group->variant_index()][real];
   };
   const auto alike = [&](const Parameter& a, const Parameter& b) {

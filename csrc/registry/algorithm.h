@@ -22,12 +22,12 @@ struct alignas(16) Coefficients {
 // The mixes of stored types (parameter, gradient, all states) that are swept in place. All others
 // go through tiles, so that the size of the code is a sum over types and not a product.
 inline constexpr struct {
-  Float param, grad, states;
-} kMixes[] = {{Float::kFloat32, Float::kFloat32, Float::kFloat32},
-              {Float::kFloat64, Float::kFloat64, Float::kFloat64},
-              {Float::kBFloat16, Float::kBFloat16, Float::kBFloat16},
-              {Float::kFloat32, Float::kFloat32, Float::kBFloat16},
-              {Float::kBFloat16, Float::kBFloat16, Float::kFloat32}};
+  Format param, grad, states;
+} kMixes[] = {{Format::kFloat32, Format::kFloat32, Format::kFloat32},
+              {Format::kFloat64, Format::kFloat64, Format::kFloat64},
+              {Format::kBFloat16, Format::kBFloat16, Format::kBFloat16},
+              {Format::kFloat32, Format::kFloat32, Format::kBFloat16},
+              {Format::kBFloat16, Format::kBFloat16, Format::kFloat32}};
 inline constexpr int kMixCount = std::size(kMixes);
 inline constexpr int kMixFloat32 = 0;
 inline constexpr int kMixFloat64 = 1;
@@ -36,12 +36,12 @@ inline constexpr int kMixFloat64 = 1;
 // its option on or off.
 struct Variant {
   // `numbers` are the state's, and change to those after the step.
-  void (*coefficients)(const double* hypers, double step, StateNumber* numbers, Float arithmetic,
+  void (*coefficients)(const double* hypers, double step, StateNumber* numbers, Format arithmetic,
                        Coefficients& out);
   Loop (*loop)(int mix);  // for the instruction set in use
   // Of a rule that waits for sums over the parameter; else null.
-  SumLoop (*sums)(Float arithmetic);
-  void (*finish)(const double* squares, double size, StateNumber* numbers, Float arithmetic,
+  SumLoop (*sums)(Format arithmetic);
+  void (*finish)(const double* squares, double size, StateNumber* numbers, Format arithmetic,
                  Coefficients& out);
 };
 

@@ -33,7 +33,7 @@ Rule rule_with(const double* hypers) {
 }
 
 template <class Rule, unsigned kVariantBits>
-void coefficients_of(const double* hypers, double step, StateNumber* numbers, Float arithmetic,
+void coefficients_of(const double* hypers, double step, StateNumber* numbers, Format arithmetic,
                      Coefficients& out) {
   const Rule rule = rule_with<Rule>(hypers);
   const auto construct = [&]<class Real>(Real) {
@@ -45,11 +45,11 @@ void coefficients_of(const double* hypers, double step, StateNumber* numbers, Fl
       new (out.bytes) Update(rule, step, numbers);
     }
   };
-  return arithmetic == Float::kFloat64 ? construct(double{}) : construct(float{});
+  return arithmetic == Format::kFloat64 ? construct(double{}) : construct(float{});
 }
 
 template <class Rule, unsigned kVariantBits>
-SumLoop sums_of(Float arithmetic) {
+SumLoop sums_of(Format arithmetic) {
   constexpr int kStates = states_of<Rule, kVariantBits>();
   constexpr int kSquares = Rule::squares(kVariantBits);
   static_assert(kSquares <= kMaxSquares);
@@ -58,17 +58,17 @@ SumLoop sums_of(Float arithmetic) {
   static constexpr std::array<std::array<SumLoop, kInstructionSetCount>, 2> table = {
       PerInstructionSet<&run_sums<Update32, kStates, kSquares, float>>::table,
       PerInstructionSet<&run_sums<Update64, kStates, kSquares, double>>::table};
-  return table[arithmetic == Float::kFloat64 ? 1 : 0][instruction_set()];
+  return table[arithmetic == Format::kFloat64 ? 1 : 0][instruction_set()];
 }
 
 template <class Rule, unsigned kVariantBits>
-void finish_coefficients(const double* squares, double size, StateNumber* numbers, Float arithmetic,
-                         Coefficients& out) {
+void finish_coefficients(const double* squares, double size, StateNumber* numbers,
+                         Format arithmetic, Coefficients& out) {
   const auto finish = [&]<class Real>(Real) {
     using Update = typename Rule::template Update<Real, kVariantBits>;
     std::launder(reinterpret_cast<Update*>(out.bytes))->finish(squares, size, numbers);
   };
-  return arithmetic == Float::kFloat64 ? finish(double{}) : finish(float{});
+  return arithmetic == Format::kFloat64 ? finish(double{}) : finish(float{});
 }
 
 template <class Rule, unsigned kVariantBits>

@@ -24,7 +24,7 @@ bool StepCoefficients::serves(const Key& key) const {
 }
 
 Coefficients& StepCoefficients::of(const Entry& entry, const Group& group, double step,
-                                   Float arithmetic, bool own) {
+                                   Format arithmetic, bool own) {
   const std::span<const StateNumberMemory> memory = numbers_of(entry, group);
   if (&group == key_.group && step == key_.step && arithmetic == key_.arithmetic &&
       memory.empty() && !own)

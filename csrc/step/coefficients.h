@@ -23,14 +23,15 @@ class StepCoefficients {
   }
   // The coefficients of a parameter in step number `step`, and its numbers after it. With `own`
   // they are shared with no other parameter.
-  Coefficients& of(const Entry& entry, const Group& group, double step, Float arithmetic, bool own);
+  Coefficients& of(const Entry& entry, const Group& group, double step, Format arithmetic,
+                   bool own);
 
  private:
   // What the coefficients made last belong to.
   struct Key {
     const Group* group = nullptr;
     double step = 0.0;
-    Float arithmetic = {};
+    Format arithmetic = {};
     std::array<StateNumber, kMaxNumbers> numbers = {};
   };
 

@@ -34,10 +34,10 @@ bool Plan::measure() {
   for (std::size_t k = 0; k < tasks_.size(); ++k)
     task_squares_.push_back(gradient_squares_.of(k)[0]);
   const bool is_wide = std::ranges::any_of(
-      tasks_, [](const Task& task) { return task.arithmetic == Float::kFloat64; });
+      tasks_, [](const Task& task) { return task.arithmetic == Format::kFloat64; });
   const double norm = std::sqrt(sum_of(task_squares_));
-  grad_norm_ = is_wide ? GradNorm{norm, Float::kFloat64}
-                       : GradNorm{static_cast<float>(norm), Float::kFloat32};
+  grad_norm_ = is_wide ? GradNorm{norm, Format::kFloat64}
+                       : GradNorm{static_cast<float>(norm), Format::kFloat32};
   for (std::size_t k = 0; k < groups_.size(); ++k)
     if (groups_[k].max_grad_norm != 0.0)
       transforms_[k].clip = clip_coefficient(norm, groups_[k].max_grad_norm);

@@ -22,7 +22,7 @@ namespace onepass {
 // The norm of all gradients of a step, and the type of what it was computed from.
 struct GradNorm {
   double value;
-  Float type;
+  Format type;
 };
 
 // The order of calls is begin, add for each parameter, close, stage, measure, commit and sweep.

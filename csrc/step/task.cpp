@@ -8,10 +8,10 @@ namespace onepass {
 namespace {
 
 // The widest type decides: float64 wherever one operand holds it, float32 otherwise.
-Float arithmetic_of(const Task& task) {
-  bool wide = task.param.type == Float::kFloat64 || task.grad.type == Float::kFloat64;
-  for (int k = 0; k < task.state_count; ++k) wide |= task.states[k].type == Float::kFloat64;
-  return wide ? Float::kFloat64 : Float::kFloat32;
+Format arithmetic_of(const Task& task) {
+  bool wide = task.param.type == Format::kFloat64 || task.grad.type == Format::kFloat64;
+  for (int k = 0; k < task.state_count; ++k) wide |= task.states[k].type == Format::kFloat64;
+  return wide ? Format::kFloat64 : Format::kFloat32;
 }
 
 bool rounds_randomly(const Task& task) {
@@ -123,7 +123,7 @@ Task task_of(const Entry& entry, const Group& group, const ByteRanges& ranges, S
   task.state_count = group.state_count;
   const int pair = tensors.param->is_complex() ? 2 : 1;
   task.size = tensors.param->is_meta() ? 0 : tensors.param->numel() * pair;
-  const Float type = stored_type(*tensors.param);
+  const Format type = stored_type(*tensors.param);
   const ByteRange* range = ranges.data();
   for_each_operand(tensors, task, [&](const at::TensorBase& tensor, Operand& operand) {
     operand.type = order == SweepOrder::kUsual ? type : stored_type(tensor);
@@ -157,7 +157,7 @@ void choose_loops(Task& task, const Group& group, bool on_device, const Task* li
   if (on_device) return;
   task.in_place = in_place_loop(task, variant);
   if (variant.sums != nullptr) task.sums = variant.sums(task.arithmetic);
-  task.tiled = variant.loop(task.arithmetic == Float::kFloat64 ? kMixFloat64 : kMixFloat32);
+  task.tiled = variant.loop(task.arithmetic == Format::kFloat64 ? kMixFloat64 : kMixFloat32);
 }
 
 }  // namespace onepass

@@ -10,11 +10,11 @@
 
 namespace onepass {
 
-enum class Float : std::uint8_t { kFloat32, kFloat64, kBFloat16, kFloat16 };
-inline constexpr int kFloatCount = 4;
+enum class Format : std::uint8_t { kFloat32, kFloat64, kBFloat16, kFloat16 };
+inline constexpr int kFloatFormats = 4;
 
-ONEPASS_FN constexpr int bytes_of(Float type) {
-  return type == Float::kFloat64 ? 8 : type == Float::kFloat32 ? 4 : 2;
+ONEPASS_FN constexpr int bytes_of(Format type) {
+  return type == Format::kFloat64 ? 8 : type == Format::kFloat32 ? 4 : 2;
 }
 
 struct BFloat16 {

@@ -69,14 +69,14 @@ void sum_blocks(const Task& task, Squares squares, std::int64_t begin, std::int6
 
 std::int64_t SquareSums::blocks_of(const Task& task) const {
   if (which_ == Squares::kOfRule && task.sums == nullptr) return 0;
-  return task.arithmetic == Float::kFloat64 ? sum_blocks_of<double>(task.size)
-                                            : sum_blocks_of<float>(task.size);
+  return task.arithmetic == Format::kFloat64 ? sum_blocks_of<double>(task.size)
+                                             : sum_blocks_of<float>(task.size);
 }
 
 void SquareSums::add_up_blocks(const Task& task, std::int64_t begin, std::int64_t end,
                                double* sums) const {
-  return task.arithmetic == Float::kFloat64 ? sum_blocks<double>(task, which_, begin, end, sums)
-                                            : sum_blocks<float>(task, which_, begin, end, sums);
+  return task.arithmetic == Format::kFloat64 ? sum_blocks<double>(task, which_, begin, end, sums)
+                                             : sum_blocks<float>(task, which_, begin, end, sums);
 }
 
 void SquareSums::prepare(std::span<const Task> tasks) {

@@ -93,8 +93,8 @@ void sweep_range_as(const Task& task, const ElementRange& range) {
 }
 
 void sweep_range(const Task& task, const ElementRange& range) {
-  return task.arithmetic == Float::kFloat64 ? sweep_range_as<double>(task, range)
-                                            : sweep_range_as<float>(task, range);
+  return task.arithmetic == Format::kFloat64 ? sweep_range_as<double>(task, range)
+                                             : sweep_range_as<float>(task, range);
 }
 
 // Multiplies each row of the parameter by what remains of it after the decay that it missed.
@@ -131,7 +131,7 @@ void sweep_task(const Task& task, std::int64_t begin, std::int64_t end) {
 void catch_up(const Task& caught_up) {
   Task task = caught_up;
   task.rounding_key = mixed(task.rounding_key);  // the step that follows rounds by other bits
-  return task.arithmetic == Float::kFloat64 ? keep_rows<double>(task) : keep_rows<float>(task);
+  return task.arithmetic == Format::kFloat64 ? keep_rows<double>(task) : keep_rows<float>(task);
 }
 
 void sweep(std::span<const Task> tasks, std::span<const std::int64_t> ends) {

@@ -19,7 +19,7 @@ inline constexpr std::int64_t kLongestBlock = 64;
 struct Operand {
   void* data = nullptr;
   const std::int64_t* strides = nullptr;
-  Float type = Float::kFloat32;
+  Format type = Format::kFloat32;
   Rounding rounding = Rounding::kNearest;  // another of 16-bit types alone
 };
 
@@ -52,7 +52,7 @@ struct Task {
   Operand param, grad, states[kMaxStates];
   int state_count = 0;
   const GradTransform* transform = &kPlainGradient;
-  Float arithmetic = Float::kFloat32;  // kFloat32 or kFloat64
+  Format arithmetic = Format::kFloat32;  // kFloat32 or kFloat64
   // A sparse gradient has `row_size` elements for each of `rows`, the rows of the other operands;
   // a dense one has null.
   std::int64_t row_size = 0;

@@ -59,31 +59,31 @@ template <class Real>
 using Codec = void (*)(const StridedRun<Real>&);
 
 template <class Real>
-Codec<Real> decoder(Float type) {
-  static constexpr std::array<std::array<Codec<Real>, kInstructionSetCount>, kFloatCount> table = {
-      PerInstructionSet<&decode_run<Real, float>>::table,
-      PerInstructionSet<&decode_run<Real, double>>::table,
-      PerInstructionSet<&decode_run<Real, BFloat16>>::table,
-      PerInstructionSet<&decode_run<Real, Half>>::table};
+Codec<Real> decoder(Format type) {
+  static constexpr std::array<std::array<Codec<Real>, kInstructionSetCount>, kFloatFormats> table =
+      {PerInstructionSet<&decode_run<Real, float>>::table,
+       PerInstructionSet<&decode_run<Real, double>>::table,
+       PerInstructionSet<&decode_run<Real, BFloat16>>::table,
+       PerInstructionSet<&decode_run<Real, Half>>::table};
   return table[static_cast<int>(type)][instruction_set()];
 }
 
 template <class Real>
-Codec<Real> nearest_encoder(Float type) {
-  static constexpr std::array<std::array<Codec<Real>, kInstructionSetCount>, kFloatCount> table = {
-      PerInstructionSet<&encode_run<Real, float>>::table,
-      PerInstructionSet<&encode_run<Real, double>>::table,
-      PerInstructionSet<&encode_run<Real, BFloat16>>::table,
-      PerInstructionSet<&encode_run<Real, Half>>::table};
+Codec<Real> nearest_encoder(Format type) {
+  static constexpr std::array<std::array<Codec<Real>, kInstructionSetCount>, kFloatFormats> table =
+      {PerInstructionSet<&encode_run<Real, float>>::table,
+       PerInstructionSet<&encode_run<Real, double>>::table,
+       PerInstructionSet<&encode_run<Real, BFloat16>>::table,
+       PerInstructionSet<&encode_run<Real, Half>>::table};
   return table[static_cast<int>(type)][instruction_set()];
 }
 
 template <class Real, Rounding rounding>
-Codec<Real> random_encoder(Float type) {
+Codec<Real> random_encoder(Format type) {
   static constexpr auto brain =
       PerInstructionSet<&encode_run_randomly<Real, BFloat16, rounding>>::table;
   static constexpr auto half = PerInstructionSet<&encode_run_randomly<Real, Half, rounding>>::table;
-  return (type == Float::kBFloat16 ? brain : half)[instruction_set()];
+  return (type == Format::kBFloat16 ? brain : half)[instruction_set()];
 }
 
 template <class Real>

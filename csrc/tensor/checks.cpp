@@ -75,17 +75,17 @@ void check_writable(const at::TensorBase& tensor, const Subject& subject) {
       ": some of its elements share memory, so it cannot be updated in place; call .clone()");
 }
 
-Float stored_type(const at::TensorBase& tensor) {
+Format stored_type(const at::TensorBase& tensor) {
   switch (tensor.scalar_type()) {
     case at::kDouble:
     case at::kComplexDouble:
-      return Float::kFloat64;
+      return Format::kFloat64;
     case at::kBFloat16:
-      return Float::kBFloat16;
+      return Format::kBFloat16;
     case at::kHalf:
-      return Float::kFloat16;
+      return Format::kFloat16;
     default:
-      return Float::kFloat32;
+      return Format::kFloat32;
   }
 }
 

@@ -96,6 +96,6 @@ void check_matches(const at::TensorBase& tensor, const at::TensorBase& param,
 void check_writable(const at::TensorBase& tensor, const Subject& subject);
 
 // The stored type of a supported tensor; complex numbers count as pairs.
-Float stored_type(const at::TensorBase& tensor);
+Format stored_type(const at::TensorBase& tensor);
 
 }  // namespace onepass

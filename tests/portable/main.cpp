@@ -26,7 +26,7 @@ constexpr Scene kScenes[] = {
 
 // The mixes that are swept in place, and enough others for each type to be each operand's.
 std::vector<Mix> mixes() {
-  using enum Float;
+  using enum Format;
   using enum Layout;
   std::vector<Mix> mixes;
   for (const auto& [param, grad, states] : kMixes) mixes.push_back({param, grad, states, kPlain});
@@ -77,7 +77,7 @@ void print_subject(const Subject& subject) {
   }
   if (!has_sums) return;
   constexpr std::int64_t kLong = kFolds * kSumBlock<float> + 40'000;  // some sums are of two blocks
-  const Mix mix{Float::kFloat32, Float::kFloat32, Float::kFloat32, Layout::kPlain};
+  const Mix mix{Format::kFloat32, Format::kFloat32, Format::kFloat32, Layout::kPlain};
   Parameter parameter(subject, mix, kScenes[0], kLong);
   Digest digest;
   take_steps(parameter, kScenes[0], digest);
@@ -108,10 +108,10 @@ void print_power() {
 
 // The first of corrected averages is a copy, which makes the average's type of the value's.
 void print_conversions() {
-  constexpr Float kFloats[] = {Float::kFloat32, Float::kFloat64, Float::kBFloat16, Float::kFloat16};
+  constexpr Format kFloats[] = {Format::kFloat32, Format::kFloat64, Format::kBFloat16, Format::kFloat16};
   constexpr Scene kFirst{.first_step = 1, .beta = 0.9, .has_flags = true};
-  for (const Float from : kFloats)
-    for (const Float to : kFloats) {
+  for (const Format from : kFloats)
+    for (const Format to : kFloats) {
       const Subject ema{algorithm("ema"), 0};
       Parameter average(ema, {to, from, to, Layout::kPlain}, kFirst, EveryNumber::kSize);
       average.grad().fill(EveryNumber{});

@@ -81,7 +81,7 @@ struct EveryNumber {
   }
 };
 
-inline const char* name_of(Float type) {
+inline const char* name_of(Format type) {
   constexpr const char* kNames[] = {"float32", "float64", "bfloat16", "float16"};
   return kNames[static_cast<int>(type)];
 }
@@ -89,7 +89,7 @@ inline const char* name_of(Float type) {
 // The memory of one operand, gaps included: what must not be written is in the digest too.
 class Memory {
  public:
-  Memory(Float type, std::int64_t size) : type_(type), size_(size), bytes_(size * sizeof(double)) {}
+  Memory(Format type, std::int64_t size) : type_(type), size_(size), bytes_(size * sizeof(double)) {}
 
   void* data() { return bytes_.data(); }
 
@@ -106,13 +106,13 @@ class Memory {
   template <class Visit>
   void for_each(const Visit& visit) {
     switch (type_) {
-      case Float::kFloat32:
+      case Format::kFloat32:
         return for_each_as<float>(visit);
-      case Float::kFloat64:
+      case Format::kFloat64:
         return for_each_as<double>(visit);
-      case Float::kBFloat16:
+      case Format::kBFloat16:
         return for_each_as<BFloat16>(visit);
-      case Float::kFloat16:
+      case Format::kFloat16:
         return for_each_as<Half>(visit);
     }
   }
@@ -123,7 +123,7 @@ class Memory {
     for (std::int64_t k = 0; k < size_; ++k) visit(numbers[k], k);
   }
 
-  Float type_;
+  Format type_;
   std::int64_t size_;
   std::vector<std::byte> bytes_;
 };

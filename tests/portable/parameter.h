@@ -17,7 +17,7 @@ enum class Layout { kPlain, kStrided, kRows, kScaled, kStochastic };
 
 // The stored types of a parameter, its gradient and its states, and how they lie.
 struct Mix {
-  Float param, grad, states;
+  Format param, grad, states;
   Layout layout;
 
   std::string text() const {
@@ -94,7 +94,7 @@ class Parameter {
     transform_.sign = scene.maximize ? -1.0 : 1.0;
     // By a product with the reciprocal, and by a division.
     if (mix.layout == Layout::kScaled)
-      transform_.scale = mix.param == Float::kFloat64 ? 3.0 : 65536.0;
+      transform_.scale = mix.param == Format::kFloat64 ? 3.0 : 65536.0;
     task_.transform = &transform_;
     if (mix.layout == Layout::kStrided) use_strides();
     if (mix.layout == Layout::kRows) use_rows();
@@ -103,7 +103,7 @@ class Parameter {
     if (mix.layout == Layout::kStochastic) round_randomly();
     for (const State& state : subject.algorithm.numbers)
       numbers_.push_back(
-          {state.start_at != nullptr ? 0.05 : state.start, task_.arithmetic == Float::kFloat32});
+          {state.start_at != nullptr ? 0.05 : state.start, task_.arithmetic == Format::kFloat32});
   }
 
   Memory& param() { return operands_[0]; }
@@ -168,15 +168,15 @@ class Parameter {
     for (int k = 0; k < task_.state_count; ++k) place(task_.states[k], mix.states, state);
   }
 
-  void place(Operand& operand, Float type, std::int64_t size) {
+  void place(Operand& operand, Format type, std::int64_t size) {
     operand.data = operands_.emplace_back(type, size).data();
     operand.type = type;
-    if (type == Float::kFloat64) task_.arithmetic = Float::kFloat64;
+    if (type == Format::kFloat64) task_.arithmetic = Format::kFloat64;
   }
 
   void choose_loops(const Mix& mix) {
     const Variant& variant = subject_.variant();
-    const bool is_double = task_.arithmetic == Float::kFloat64;
+    const bool is_double = task_.arithmetic == Format::kFloat64;
     task_.tiled = variant.loop(is_double ? kMixFloat64 : kMixFloat32);
     if (variant.sums != nullptr) task_.sums = variant.sums(task_.arithmetic);
     if (mix.layout == Layout::kStrided || mix.layout == Layout::kStochastic) return;

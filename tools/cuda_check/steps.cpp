@@ -174,7 +174,7 @@ class Step {
   void describe_task() {
     for (int k = 0; k < kOperands; ++k) {
       task_.operands[k] = operands_[k];
-      task_.types[k] = kIsDouble ? Float::kFloat64 : Float::kFloat32;
+      task_.types[k] = kIsDouble ? Format::kFloat64 : Format::kFloat32;
       layout_[1 + k] = k + 1;
     }
     task_.size = layout_[0] = kElements;
