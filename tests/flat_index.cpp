@@ -7,8 +7,9 @@
 extern "C" std::int64_t pieces(const std::int64_t* ends, std::int64_t count, std::int64_t begin,
                                std::int64_t end, std::int64_t* out) {
   std::int64_t found = 0;
-  onepass::for_each_piece<onepass::kLongestBlock>(
+  onepass::for_each_piece(
       {ends, static_cast<std::size_t>(count)}, begin, end,
+      [task = onepass::Task{}](std::int64_t, std::int64_t place) { return task.cut(place); },
       [&](std::int64_t k, std::int64_t from, std::int64_t to) {
         out[3 * found] = k;
         out[3 * found + 1] = from;

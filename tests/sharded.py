@@ -54,6 +54,42 @@ def gradients_of_any_placement() -> None:
                 assert raw(value.full_tensor()) == raw(plain.state[reference][key]), about
 
 
+def states_of_eight_bits() -> None:
+    """Of rows: those of the plain tensor that each process holds, in tensors placed alike."""
+    mesh = init_device_mesh("cpu", (2,))
+    full = randn((5, 70), torch.float32, 1)
+    param = torch.nn.Parameter(distribute_tensor(full, mesh, [Shard(0)]))
+    local = param.to_local().detach().clone().requires_grad_()
+    spread, plain = (onepass.AdamW([p], state_dtype=torch.int8) for p in (param, local))
+    for number in range(2):
+        param.grad = distribute_tensor(randn((5, 70), torch.float32, 5 + number), mesh, [Shard(0)])
+        local.grad = param.grad.to_local().clone()
+        spread.step()
+        plain.step()
+    assert torch.equal(param.to_local(), local)
+    for key, value in plain.state[local].items():
+        placed_alike = spread.state[param][key]
+        if key != "step":
+            assert placed_alike.placements == (Shard(0),)
+            assert torch.equal(placed_alike.to_local(), value), key
+    assert spread.state[param]["exp_avg_exponent"].shape == (5, 2)
+    numbers = onepass.to_float32_state_dict(spread)["state"][0]["exp_avg"]
+    assert numbers.shape == (5, 70) and numbers.placements == (Shard(0),)
+    again = onepass.AdamW([param], state_dtype=torch.int8)
+    again.load_state_dict(spread.state_dict())
+    assert raw(again.state[param]["exp_avg"].to_local()) == raw(
+        spread.state[param]["exp_avg"].to_local()
+    )
+    columns = torch.nn.Parameter(distribute_tensor(full, mesh, [Shard(1)]))
+    columns.grad = distribute_tensor(full, mesh, [Shard(1)])
+    try:
+        onepass.AdamW([columns], state_dtype=torch.int8).step()
+    except ValueError as error:
+        assert "Shard(0)" in str(error)
+    else:
+        raise AssertionError("columns were taken")
+
+
 def states_of_any_placement() -> None:
     """As a checkpoint of torch's SGD has them: its momentum is placed as the gradient was."""
     mesh = init_device_mesh("cpu", (2,))

@@ -13,6 +13,7 @@ from tests.ranks import on_ranks
 PLACEMENTS = (
     sharded.gradients_of_any_placement,
     sharded.states_of_any_placement,
+    sharded.states_of_eight_bits,
     sharded.scaled_gradients_of_another_placement,
     sharded.refusals_before_collectives,
     sharded.late_gradients,

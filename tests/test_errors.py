@@ -161,7 +161,7 @@ def test_an_option_that_turns_a_state_on_too_late_says_how_to_start_anew(case: C
 def test_a_wrong_state_dtype_is_refused_by_name_and_value(case: Case) -> None:
     real, complex_ = torch.ones(2, requires_grad=True), torch.ones(2, dtype=torch.cfloat)
     for param, wrong in (
-        (real, torch.int8),
+        (real, torch.int16),
         (real, torch.complex64),
         (real, "float31"),
         (real, 32),

@@ -134,7 +134,7 @@ def test_c3_a_refused_group_is_not_added(case: Case) -> None:
         lambda o: {"params": [used], "lr": torch.ones(2)},
         lambda o: {"params": [used], "lr": -1.0},
         lambda o: {"params": [used], "state_dtype": "float31"},
-        lambda o: {"params": [used], "state_dtype": torch.int8},
+        lambda o: {"params": [used], "state_dtype": torch.int16},
         lambda o: {"params": [used, params_of(o)[0]]},
         lambda o: {"params": [used * 2]},
         lambda o: {"params": [("name", used)]},

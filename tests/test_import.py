@@ -258,7 +258,7 @@ def test_bytes_are_those_of_state_bytes(capsys):
         (["--params", "1", "--optimizer", "adamv"], "did you mean"),
         (["--params", "1", "--dtype", "int8"], "floating-point dtype"),
         (["--params", "1", "--dtype", "nothing"], "floating-point dtype"),
-        (["--params", "1", "--state", "int8"], "Invalid state_dtype value"),
+        (["--params", "1", "--state", "int4"], "Invalid state_dtype value"),
         ([], "required: --params"),
     ),
 )

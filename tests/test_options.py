@@ -199,7 +199,7 @@ def test_a_dtype_is_stored_by_its_name_however_it_was_given(case: Case) -> None:
 
 
 @each_case
-@pytest.mark.parametrize("wrong", ["int8", torch.int8, "bf16", "", 16, ["bfloat16"], float])
+@pytest.mark.parametrize("wrong", ["int4", torch.int16, "bf16", "", 16, ["bfloat16"], float])
 def test_what_is_no_dtype_for_states_is_refused_by_its_name(case: Case, wrong: Any) -> None:
     with pytest.raises(ValueError, match="Invalid state_dtype value"):
         made(case, state_dtype=wrong)

@@ -206,12 +206,16 @@ bool Call::localize(const at::Tensor*& param, const at::Tensor*& grad, PyObject*
 }
 
 bool Call::localize_state(Tensors& tensors, PyObject* spec, int state_count) {
-  for (int k = 0; k < state_count; ++k) {
-    const auto& state = static_cast<const at::Tensor&>(*tensors.states[k]);
-    if (!needs_dispatcher(state)) continue;
-    const LocalTensor local = dtensors_.local_of(state);
+  const auto localize = [&](const at::TensorBase*& tensor) {
+    if (tensor == nullptr || !needs_dispatcher(*tensor)) return true;
+    const LocalTensor local = dtensors_.local_of(static_cast<const at::Tensor&>(*tensor));
     if (local.tensor == nullptr || !dtensors_.are_alike(spec, local.spec)) return false;
-    tensors.states[k] = local.tensor;
+    tensor = local.tensor;
+    return true;
+  };
+  for (int k = 0; k < state_count; ++k) {
+    if (!localize(tensors.states[k])) return false;
+    if (tensors.has_codes && !localize(tensors.exponents[k])) return false;
   }
   const auto is_plain = [](const auto* n) { return n == nullptr || !needs_dispatcher(*n); };
   return is_plain(tensors.step) && std::ranges::all_of(tensors.numbers, is_plain);
@@ -282,6 +286,7 @@ inline bool Call::gather_item(const Item& item, const at::Tensor& grad, GatherMo
   Tensors& tensors = tensors_;
   tensors.step = nullptr;
   tensors.decay_log = {};
+  tensors.has_codes = false;
   if (needs_state) states_.read(state, group, subject, tensors);
   tensors.param = local_param;
   tensors.grad = mode == GatherMode::kWithGradients ? local_grad : nullptr;

@@ -4,6 +4,7 @@
 
 #include "../cuda/runtime.h"
 #include "../sweep/instruction_sets.h"
+#include "../tensor/codes.h"
 #include "optimizer_step.h"
 
 #ifdef ONEPASS_EMULATE_CUDA
@@ -59,7 +60,8 @@ py::list described(std::span<const State> states) {
   for (const State& state : states)
     list.append(py::dict(py::arg("name") = state.name, py::arg("only_if") = state.only_if,
                          py::arg("start") = state.start, py::arg("start_at") = state.start_at,
-                         py::arg("is_non_negative") = state.is_non_negative));
+                         py::arg("is_non_negative") = state.is_non_negative,
+                         py::arg("keeps_floats") = state.keeps_floats));
   return list;
 }
 
@@ -117,6 +119,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("catch_up", [](const at::Tensor& param, const at::Tensor& sum, const at::Tensor& at_row) {
     catch_up(param, {&sum, &at_row});
   });
+  m.def("encode_state", &encode_state, py::arg("state"), py::arg("is_non_negative"));
+  m.def("decode_state", &decode_state, py::arg("codes"), py::arg("exponents"));
   m.def("dispatch_mode_is_active", &dispatch_mode_is_active);
   m.def("is_profiled", &is_profiled);
   m.def("build_info", &build_info);

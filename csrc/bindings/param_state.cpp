@@ -2,6 +2,8 @@
 
 #include <bit>
 
+#include "../tensor/codes.h"
+
 namespace onepass {
 
 StateReader::StateReader(const Algorithm& algorithm)
@@ -10,7 +12,10 @@ StateReader::StateReader(const Algorithm& algorithm)
       decay_log_key_(interned("decay_log")),
       row_decay_log_key_(interned("row_decay_log")) {
   for (const State& number : algorithm_.numbers) number_keys_.push_back(interned(number.name));
-  for (const State& state : algorithm_.states) state_keys_.push_back(interned(state.name));
+  for (const State& state : algorithm_.states) {
+    state_keys_.push_back(interned(state.name));
+    exponent_keys_.push_back(interned((state.name + std::string("_exponent")).c_str()));
+  }
 }
 
 void StateReader::begin(PyObject* state) {
@@ -57,9 +62,8 @@ inline bool StateReader::read_in_order(PyObject* state, unsigned present, Tensor
 void StateReader::read(PyObject* state, const Group& group, const Subject& subject,
                        Tensors& tensors) const {
   const auto usual = algorithm_.counts_steps + number_keys_.size() + group.state_count;
-  const bool may_have_log = algorithm_.kept_without_gradient != nullptr &&
-                            PyDict_GET_SIZE(state) > static_cast<Py_ssize_t>(usual);
-  if (!may_have_log && read_in_order(state, group.present, tensors)) return;
+  const bool has_more = PyDict_GET_SIZE(state) > static_cast<Py_ssize_t>(usual);
+  if (!has_more && read_in_order(state, group.present, tensors)) return;
   tensors.step = nullptr;
   InOrder in_order(state);
   const auto tensor_under = [&](PyObject* key, const char* role) {
@@ -68,13 +72,18 @@ void StateReader::read(PyObject* state, const Group& group, const Subject& subje
   if (algorithm_.counts_steps) tensors.step = tensor_under(step_key_, "step");
   for (std::size_t k = 0; k < number_keys_.size(); ++k)
     tensors.numbers[k] = tensor_under(number_keys_[k], algorithm_.numbers[k].name);
-  if (may_have_log && get(state, decay_log_key_) != nullptr)
+  if (algorithm_.kept_without_gradient != nullptr && get(state, decay_log_key_) != nullptr)
     tensors.decay_log = {tensor_under(decay_log_key_, "decay_log"),
                          tensor_under(row_decay_log_key_, "row_decay_log")};
   int count = 0;
-  for (unsigned present = group.present; present != 0; present &= present - 1) {
+  for (unsigned present = group.present; present != 0; present &= present - 1, ++count) {
     const int k = std::countr_zero(present);
-    tensors.states[count++] = tensor_under(state_keys_[k], algorithm_.states[k].name);
+    tensors.states[count] = tensor_under(state_keys_[k], algorithm_.states[k].name);
+    tensors.exponents[count] = nullptr;
+    if (!has_code_dtype(*tensors.states[count]) || get(state, exponent_keys_[k]) == nullptr)
+      continue;
+    tensors.exponents[count] = tensor_under(exponent_keys_[k], PyUnicode_AsUTF8(exponent_keys_[k]));
+    tensors.has_codes = true;
   }
 }
 

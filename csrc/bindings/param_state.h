@@ -86,7 +86,7 @@ class StateReader {
   static constexpr std::size_t kAhead = 8;
   const Algorithm& algorithm_;
   PyObject* step_key_;  // this and the following are interned
-  std::vector<PyObject*> state_keys_, number_keys_;
+  std::vector<PyObject*> state_keys_, exponent_keys_, number_keys_;
   PyObject *decay_log_key_, *row_decay_log_key_;
   StateLookup lookup_{nullptr};
   std::optional<PyObject*> own_;  // of the only parameter that is asked for, if it is one

@@ -14,7 +14,7 @@ struct ASGD : Rule {
   static constexpr const char* kName = "asgd";
   static constexpr const char* kNoSparse = "ASGD does not support sparse gradients";
   static constexpr State kNumbers[] = {{"eta", nullptr, 0.0, "lr"}, {"mu", nullptr, 1.0}};
-  static constexpr State kStates[] = {{"ax"}};
+  static constexpr State kStates[] = {keeps_floats({"ax"})};  // an average of the parameter
   static constexpr Hyper<ASGD> kHypers[] = {
       hyper::lr(&ASGD::lr),
       {"lambd", "lambd", -1, "lambd value", Range::kNonNegative, &ASGD::lambd},

@@ -14,7 +14,9 @@ struct RMSprop : Rule {
 
   static constexpr const char* kName = "rmsprop";
   static constexpr State kStates[] = {
-      non_negative({"square_avg"}), {"momentum_buffer", "momentum"}, {"grad_avg", "centered"}};
+      non_negative({"square_avg"}),
+      {"momentum_buffer", "momentum"},
+      keeps_floats({"grad_avg", "centered"})};  // whose square is subtracted from square_avg
   static constexpr Hyper<RMSprop> kHypers[] = {
       hyper::lr(&RMSprop::lr),
       {"alpha", "alpha", -1, "alpha value", Range::kUpToOne, &RMSprop::alpha},

@@ -12,8 +12,10 @@ struct Rprop : Rule {
 
   static constexpr const char* kName = "rprop";
   static constexpr const char* kNoSparse = "Rprop does not support sparse gradients";
-  static constexpr State kStates[] = {{"prev"},
-                                      non_negative({.name = "step_size", .start_at = "lr"})};
+  // Products of powers of the etas, and a gradient of which the sign counts.
+  static constexpr State kStates[] = {
+      keeps_floats({"prev"}),
+      keeps_floats(non_negative({.name = "step_size", .start_at = "lr"}))};
   static constexpr Hyper<Rprop> kHypers[] = {
       hyper::lr(&Rprop::lr),
       {"eta_minus", "etas", 0, "eta value", Range::kInsideOne, &Rprop::eta_minus},

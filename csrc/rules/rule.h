@@ -22,10 +22,16 @@ struct State {
   double start = 0.0;              // its value before the first step,
   const char* start_at = nullptr;  // or the option that holds it
   bool is_non_negative = false;    // may be rounded stochastically
+  bool keeps_floats = false;       // does not survive in 8 bits
 };
 
 constexpr State non_negative(State state) {
   state.is_non_negative = true;
+  return state;
+}
+
+constexpr State keeps_floats(State state) {
+  state.keeps_floats = true;
   return state;
 }
 

@@ -14,7 +14,7 @@ void Plan::commit() {
       entries_[later].tensors.for_each<prefetch_version>(tasks_[later].state_count);
     Entry& entry = entries_[k];
     const double step = count_step_of(entry);
-    if (group_of(k).rounds_randomly())
+    if (group_of(k).rounds_randomly() || entry.tensors.has_codes)
       tasks_[k].rounding_key = rounding_key(first_group_ + entry.group, entry.index, step);
     if (entry.tensors.decay_log.sum != nullptr) note_caught_up(k);
     if (!entry.on_device) {
@@ -46,7 +46,10 @@ void Plan::bump_versions(std::size_t k) const {
     bump(tensors.decay_log.at_row);
   }
   bump(tensors.param);
-  for (int state = 0; state < tasks_[k].state_count; ++state) bump(tensors.states[state]);
+  for (int state = 0; state < tasks_[k].state_count; ++state) {
+    bump(tensors.states[state]);
+    if (tensors.has_codes && tensors.exponents[state] != nullptr) bump(tensors.exponents[state]);
+  }
   if (scaler_.scales()) bump(tensors.grad);
 }
 

@@ -32,14 +32,16 @@ struct Entry {
   }
 };
 
-using ByteRanges = std::array<ByteRange, kMaxOperands>;  // parameter, gradient, states
+// Of the parameter, its gradient, its states and, from kExponents on, the states' exponents.
+inline constexpr int kExponents = kMaxOperands;
+using ByteRanges = std::array<ByteRange, kMaxOperands + kMaxStates>;
 
 // What a task was made from; `usual` says that ranges, type and group are all there is to it.
 struct TaskOrigin {
   ByteRanges ranges = {};
   int group = -1;
   caffe2::TypeMeta type;
-  bool usual = false;
+  bool usual = false, has_codes = false;
   const at::TensorImpl* device_count = nullptr;
 };
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "../sweep/instruction_sets.h"
+#include "../tensor/codes.h"
 #include "validate.h"
 
 namespace onepass {
@@ -57,14 +58,17 @@ void Plan::add(const Tensors& tensors, const Subject& subject) {
   entry.on_device = tensors.grad != nullptr && cuda::on_device(*tensors.param);
   if (entry.on_device) {
     check_device(*tensors.param, subject);
-    validation.check_offered_on_devices(tensors.param->device(), needs_grad_norm_);
+    validation.check_offered_on_devices(tensors, needs_grad_norm_);
   }
   on_devices_ += entry.on_device ? 1 : 0;
   validation.check_numbers(entry);
   ByteRanges ranges;  // of operands that there are: to clear it for each takes long
   bool usual = validation.take_fast_path(entry.tensors, ranges);
   if (usual && reuse_task(k, ranges)) return;
-  std::fill(ranges.begin() + 2 + group_of(k).state_count, ranges.end(), ByteRange{});
+  const int states = group_of(k).state_count;
+  std::fill(ranges.begin() + 2 + states, ranges.begin() + kExponents, ByteRange{});
+  std::fill(ranges.begin() + kExponents + (tensors.has_codes ? states : 0), ranges.end(),
+            ByteRange{});
   usual = usual && is_supported(*tensors.param);
   origins_[k].usual = false;
   if (!usual) ranges = validation.check_operands(entry);
@@ -72,21 +76,28 @@ void Plan::add(const Tensors& tensors, const Subject& subject) {
   make_task(k, ranges, usual);
 }
 
-// Whether the task of the step before is that of this one, but for the place of the gradient. All
-// ranges are of one length.
+// Whether the task of the step before is that of this one, but for the place of the gradient. The
+// type and the length of one range decide those of all, but for codes, whose blocks follow the
+// shape.
 bool Plan::reuse_task(std::size_t k, const ByteRanges& ranges) {
   const Entry& entry = entries_[k];
   TaskOrigin& origin = origins_[k];
   Task& task = tasks_[k];
-  bool same = origin.usual && origin.group == entry.group &&
+  const bool has_codes = entry.tensors.has_codes;
+  bool same = origin.usual && origin.group == entry.group && origin.has_codes == has_codes &&
               origin.type == entry.tensors.param->dtype() && origin.ranges[0] == ranges[0] &&
               origin.device_count == entry.device_count();
+  if (same && has_codes) same = task.blocks == block_rows_of(*entry.tensors.param);
   for (int state = 0; same && state < task.state_count; ++state)
-    same = origin.ranges[2 + state].begin == ranges[2 + state].begin;
+    same =
+        origin.ranges[2 + state].begin == ranges[2 + state].begin &&
+        (!has_codes || origin.ranges[kExponents + state].begin == ranges[kExponents + state].begin);
   if (!same || origin.ranges[1].begin == ranges[1].begin) return same;
   if (scaler_.scales()) return false;  // it is written: the search for shared memory begins anew
   for (int operand = 0; operand < 2 + task.state_count; ++operand)
     if (operand != 1 && ranges[1].overlaps(ranges[operand])) return false;
+  for (int state = 0; has_codes && state < task.state_count; ++state)
+    if (ranges[1].overlaps(ranges[kExponents + state])) return false;
   origin.ranges[1] = ranges[1];
   task.grad.data = const_cast<std::byte*>(ranges[1].begin);
   overlap_.move_gradient(k, ranges[1]);
@@ -97,7 +108,8 @@ SweepOrder Plan::order_of(const Entry& entry, bool usual) const {
   if (usual) return SweepOrder::kUsual;
   const Group& group = groups_[entry.group];
   const bool by_index = entry.rows != nullptr || entry.keep != nullptr || needs_grad_norm_ ||
-                        group.rounds_randomly() || group.variant().sums != nullptr;
+                        entry.tensors.has_codes || group.rounds_randomly() ||
+                        group.variant().sums != nullptr;
   return by_index ? SweepOrder::kOfIndices : SweepOrder::kOfMemory;
 }
 
@@ -111,7 +123,12 @@ void Plan::make_task(std::size_t k, const ByteRanges& ranges, bool usual) {
   const bool is_alike =
       k > 0 && entry.group == entries_[k - 1].group && entry.on_device == entries_[k - 1].on_device;
   choose_loops(task, group_of(k), entry.on_device, is_alike ? &tasks_[k - 1] : nullptr);
-  origins_[k] = {ranges, entry.group, entry.tensors.param->dtype(), usual, entry.device_count()};
+  origins_[k] = {ranges,
+                 entry.group,
+                 entry.tensors.param->dtype(),
+                 usual,
+                 entry.tensors.has_codes,
+                 entry.device_count()};
   if (before.ranges != ranges || before.device_count != origins_[k].device_count ||
       task.size != size_before)
     overlap_.mark_written();

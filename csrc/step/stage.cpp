@@ -24,8 +24,11 @@ void Plan::hold() {
     const Group& group = group_of(k);
     memory_.held.push_back(tensors.param->storage());
     memory_.held.push_back(tensors.grad->storage());
-    for (int state = 0; state < group.state_count; ++state)
+    for (int state = 0; state < group.state_count; ++state) {
       memory_.held.push_back(tensors.states[state]->storage());
+      if (tensors.has_codes && tensors.exponents[state] != nullptr)
+        memory_.held.push_back(tensors.exponents[state]->storage());
+    }
     for (std::size_t n = 0; n < group.algorithm->numbers.size(); ++n)
       memory_.held.push_back(tensors.numbers[n]->storage());
   }

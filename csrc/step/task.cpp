@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <functional>
-#include <utility>
+#include <iterator>
+
+#include "../tensor/codes.h"
 
 namespace onepass {
 namespace {
@@ -14,16 +16,9 @@ Format arithmetic_of(const Task& task) {
   return wide ? Format::kFloat64 : Format::kFloat32;
 }
 
-bool rounds_randomly(const Task& task) {
-  bool randomly = task.param.rounding != Rounding::kNearest;
-  for (int k = 0; k < task.state_count; ++k)
-    randomly |= task.states[k].rounding != Rounding::kNearest;
-  return randomly;
-}
-
 // The loop over the very types of a task, or null where it has to go through tiles.
 Loop in_place_loop(const Task& task, const Variant& variant) {
-  if (task.sizes != nullptr || rounds_randomly(task)) return nullptr;
+  if (task.sizes != nullptr || task.rounds_randomly()) return nullptr;
   for (int mix = 0; mix < kMixCount; ++mix) {
     bool same = task.param.type == kMixes[mix].param && task.grad.type == kMixes[mix].grad;
     for (int k = 0; k < task.state_count; ++k) same &= task.states[k].type == kMixes[mix].states;
@@ -102,16 +97,30 @@ void plan_strides(Task& task, const Entry& entry, bool by_index, StepMemory& mem
   });
 }
 
-// Stored numbers of 16 bits are rounded as the group asks: weights, and states that are never
-// negative, of which a rule has two at most.
+// Numbers of 16 bits are rounded as the group asks: weights, and states that are never negative.
+// Those of 8 bits stagnate unless they are rounded so.
 void choose_rounding(Task& task, const Group& group) {
   const auto is_short = [](const Operand& operand) { return bytes_of(operand.type) == 2; };
   if (group.rounds_weights_randomly && is_short(task.param))
     task.param.rounding = Rounding::kOfWeight;
-  Rounding next = Rounding::kOfState;
-  for (int k = 0; k < task.state_count && group.rounds_states_randomly; ++k)
-    if (group.is_non_negative[k] && is_short(task.states[k]))
-      task.states[k].rounding = std::exchange(next, Rounding::kOfSecondState);
+  constexpr Rounding kOfStates[] = {Rounding::kOfState, Rounding::kOfSecondState,
+                                    Rounding::kOfThirdState, Rounding::kOfFourthState};
+  static_assert(std::size(kOfStates) == kMaxStates);
+  const Rounding* next = kOfStates;
+  for (int k = 0; k < task.state_count; ++k) {
+    Operand& state = task.states[k];
+    const bool is_asked =
+        group.rounds_states_randomly && group.is_non_negative[k] && is_short(state);
+    if (is_asked || has_blocks(state.type)) state.rounding = *next++;
+  }
+}
+
+void take_exponents(Task& task, const Tensors& tensors, const ByteRanges& ranges) {
+  for (int k = 0; k < task.state_count; ++k)
+    if (tensors.exponents[k] != nullptr)
+      task.states[k].exponents =
+          reinterpret_cast<std::int8_t*>(const_cast<std::byte*>(ranges[kExponents + k].begin));
+  task.blocks = block_rows_of(*tensors.param);
 }
 
 }  // namespace
@@ -124,12 +133,14 @@ Task task_of(const Entry& entry, const Group& group, const ByteRanges& ranges, S
   const int pair = tensors.param->is_complex() ? 2 : 1;
   task.size = tensors.param->is_meta() ? 0 : tensors.param->numel() * pair;
   const Format type = stored_type(*tensors.param);
+  const bool is_of_one_type = order == SweepOrder::kUsual && !tensors.has_codes;
   const ByteRange* range = ranges.data();
   for_each_operand(tensors, task, [&](const at::TensorBase& tensor, Operand& operand) {
-    operand.type = order == SweepOrder::kUsual ? type : stored_type(tensor);
+    operand.type = is_of_one_type ? type : stored_type(tensor);
     operand.data = const_cast<std::byte*>(range++->begin);
   });
-  if (group.rounds_randomly()) choose_rounding(task, group);
+  if (tensors.has_codes) take_exponents(task, tensors, ranges);
+  if (group.rounds_randomly() || tensors.has_codes) choose_rounding(task, group);
   if (entry.rows != nullptr) {
     task.row_size = entry.rows->size * pair;
     task.rows = entry.rows->index.data();

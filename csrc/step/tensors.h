@@ -15,8 +15,10 @@ struct Tensors {
   const at::TensorBase* step = nullptr;  // null where the algorithm counts none
   const at::TensorBase* numbers[kMaxNumbers] = {};
   const at::TensorBase* states[kMaxStates] = {};
-  DecayLog decay_log;   // null where no row has missed decay
-  bool is_new = false;  // the states were made for this step
+  const at::TensorBase* exponents[kMaxStates] = {};  // of states that are codes; else null
+  DecayLog decay_log;                                // null where no row has missed decay
+  bool has_codes = false;  // some state is codes: else no exponents are looked at
+  bool is_new = false;     // the states were made for this step
 
   // Calls visit(tensor) for those that nearly every parameter has.
   template <void (*visit)(const at::TensorBase&)>

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "../cuda/device.h"
+#include "../tensor/codes.h"
 
 namespace onepass {
 
@@ -26,10 +27,15 @@ void Validation::check_numbers(Entry& entry) const {
   }
 }
 
-void Validation::check_offered_on_devices(c10::Device device, bool needs_grad_norm) const {
+void Validation::check_offered_on_devices(const Tensors& tensors, bool needs_grad_norm) const {
+  const c10::Device device = tensors.param->device();
   TORCH_CHECK(!needs_grad_norm, subject_.parameter(), " is on ", device, ", and max_grad_norm and ",
               "skip_nonfinite are taken on the CPU only so far; leave them out and call ",
               "torch.nn.utils.clip_grad_norm_ before step()");
+  TORCH_CHECK(
+      !tensors.has_codes, subject_.parameter(), " is on ", device,
+      ", and states of 8 bits are stepped on the CPU only so far; leave state_dtype out or ",
+      "make it bfloat16");
   TORCH_CHECK(!group_.rounds_randomly(), subject_.parameter(), " is on ", device, ", and ",
               "stochastic rounding is done on the CPU only so far; leave stochastic_rounding and ",
               "state_rounding out");
@@ -62,8 +68,27 @@ bool Validation::take_fast_path(const Tensors& tensors, ByteRanges& ranges) cons
   const Access grad_access = scaler_.scales() ? Access::kWrite : Access::kRead;
   if (!check.locate_param(ranges[0]) || !check.locate(*tensors.grad, grad_access, ranges[1]))
     return false;
+  if (tensors.has_codes) return locate_codes(check, tensors, ranges);
   for (int k = 0; k < group_.state_count; ++k)
     if (!check.locate(*tensors.states[k], Access::kWrite, ranges[2 + k])) return false;
+  return true;
+}
+
+// Where some states are codes.
+bool Validation::locate_codes(const FastPathCheck& check, const Tensors& tensors,
+                              ByteRanges& ranges) const {
+  if (tensors.param->is_complex() || !group_.algorithm->counts_steps) return false;
+  const std::int64_t blocks = block_rows_of(*tensors.param).blocks_of_row();
+  for (int k = 0; k < group_.state_count; ++k) {
+    const at::TensorBase& state = *tensors.states[k];
+    ByteRange& exponents = ranges[kExponents + k] = {};
+    const bool is_located =
+        tensors.exponents[k] == nullptr
+            ? check.locate(state, Access::kWrite, ranges[2 + k])
+            : check.locate_codes(state, *tensors.exponents[k], group_.is_non_negative[k], blocks,
+                                 ranges[2 + k], exponents);
+    if (!is_located) return false;
+  }
   return true;
 }
 
@@ -75,23 +100,41 @@ ByteRanges Validation::check_operands(Entry& entry) const {
   ranges[0] = byte_range_of(*tensors.param, Access::kWrite, subject_);
   if (tensors.grad != nullptr)
     ranges[1] = check_gradient(entry, subject_.about(group_.algorithm->roles.one_read));
-  for (int k = 0; k < group_.state_count; ++k) {
-    const Subject state = subject_.about(group_.state_names[k]);
-    check_kind(*tensors.states[k], state);
-    check_matches(*tensors.states[k], *tensors.param, state);
-    check_writable(*tensors.states[k], state);
-    ranges[2 + k] = byte_range_of(*tensors.states[k], Access::kWrite, state);
-  }
+  check_states(tensors, ranges);
   if (tensors.decay_log.sum != nullptr && tensors.grad != nullptr) allot_keep(entry);
   return ranges;
+}
+
+void Validation::check_states(const Tensors& tensors, ByteRanges& ranges) const {
+  for (int k = 0; k < group_.state_count; ++k) {
+    const at::TensorBase& tensor = *tensors.states[k];
+    const Subject state = subject_.about(group_.state_names[k]);
+    const at::TensorBase* const exponents = tensors.has_codes ? tensors.exponents[k] : nullptr;
+    if (exponents != nullptr) {
+      TORCH_CHECK(group_.algorithm->counts_steps, state.text(), " is codes of 8 bits, which ",
+                  group_.algorithm->name, " cannot round: it keeps no count of its steps; take a ",
+                  "class that does, as onepass.Momentum");
+      check_codes(tensor, *exponents, group_.is_non_negative[k], *tensors.param, state);
+      ranges[kExponents + k] = byte_range_of(*exponents, Access::kWrite, state);
+    } else {
+      TORCH_CHECK(!has_code_dtype(tensor), state.text(),
+                  " is codes of 8 bits, but their exponents, '", group_.state_names[k],
+                  "_exponent', are missing; load a whole state dict");
+      check_kind(tensor, state);
+    }
+    check_matches(tensor, *tensors.param, state);
+    check_writable(tensor, state);
+    ranges[2 + k] = byte_range_of(tensor, Access::kWrite, state);
+  }
 }
 
 // Almost always the ranges say so already.
 void Validation::check_separate(const Tensors& tensors, const ByteRanges& ranges) const {
   const auto tensor = [&](int k) -> const at::TensorBase& {
+    if (k >= kExponents) return *tensors.exponents[k - kExponents];  // whose range is not empty
     return k == 0 ? *tensors.param : k == 1 ? *tensors.grad : *tensors.states[k - 2];
   };
-  const int count = 2 + group_.state_count;
+  const int count = tensors.has_codes ? std::ssize(ranges) : 2 + group_.state_count;
   for (int a = 0; a < count; ++a)
     for (int b = a + 1; b < count; ++b)
       TORCH_CHECK(!ranges[a].overlaps(ranges[b]) ||
@@ -133,6 +176,9 @@ void Validation::take_sparse_gradient(Entry& entry, const Subject& subject) cons
   TORCH_CHECK(group_.variant().sums == nullptr, subject.text(),
               " is sparse, but cautious steps take ", "dense gradients; call .to_dense()");
   const at::Tensor grad(*entry.tensors.grad);
+  TORCH_CHECK(!entry.tensors.has_codes || grad.sparse_dim() == 1, subject.text(), " has ",
+              grad.sparse_dim(), " sparse dimensions, and states of 8 bits ",
+              "take gradients with one; leave state_dtype out for this parameter");
   entry.rows = &memory_.rows.emplace_back(rows_of(grad, *entry.tensors.param, subject));
   entry.tensors.grad = &entry.rows->values;
   if (algorithm.kept_without_gradient != nullptr) want_decay_log(entry, grad.sparse_dim(), subject);

@@ -13,7 +13,7 @@ class Validation {
       : group_(group), scaler_(scaler), subject_(subject), memory_(memory) {}
 
   // Raises for options that are done on the CPU alone. `needs_grad_norm`: some group's step does.
-  void check_offered_on_devices(c10::Device device, bool needs_grad_norm) const;
+  void check_offered_on_devices(const Tensors& tensors, bool needs_grad_norm) const;
   // Checks what is one number a parameter: its step count, its numbers, its log of decay.
   void check_numbers(Entry& entry) const;
   // Whether all operands are what they nearly always are, of one type and shape and contiguous, and
@@ -28,6 +28,8 @@ class Validation {
 
  private:
   void check_step_count(const Entry& entry) const;
+  bool locate_codes(const FastPathCheck& check, const Tensors& tensors, ByteRanges& ranges) const;
+  void check_states(const Tensors& tensors, ByteRanges& ranges) const;
   ByteRange check_gradient(Entry& entry, const Subject& subject) const;
   void take_sparse_gradient(Entry& entry, const Subject& subject) const;
   void want_decay_log(const Entry& entry, std::int64_t sparse_dim, const Subject& subject) const;

@@ -9,15 +9,15 @@
 
 namespace onepass {
 
-// `size` elements that lie `stride` elements apart, and the tile they go to or come from. Where
-// they are rounded stochastically: the number of the first one, and the key.
+// `size` elements that lie `stride` elements apart, the tile they go to or come from and, where
+// they are rounded stochastically, their hashes.
 template <class Real>
 struct StridedRun {
   void* memory;
   std::int64_t stride;
   Real* tile;
   std::int64_t size;
-  std::uint32_t first = 0, key = 0;
+  const std::uint32_t* hashes = nullptr;
 };
 
 template <class Real, class Stored>
@@ -40,8 +40,7 @@ ONEPASS_FN void encode_run_randomly(const StridedRun<Real>& run) {
   auto* const memory = static_cast<Stored*>(run.memory);
   ONEPASS_INDEPENDENT
   for (std::int64_t i = 0; i < run.size; ++i)
-    encode_randomly(static_cast<float>(run.tile[i]),
-                    random_bits<rounding>(run.first + static_cast<std::uint32_t>(i), run.key),
+    encode_randomly(static_cast<float>(run.tile[i]), random_bits<rounding>(run.hashes[i]),
                     memory[i * run.stride]);
 }
 

@@ -10,10 +10,17 @@
 
 namespace onepass {
 
-enum class Format : std::uint8_t { kFloat32, kFloat64, kBFloat16, kFloat16 };
+// Floats, each by itself, and codes of 8 bits in blocks (blocks.h), of signed numbers and of those
+// that are never negative.
+enum class Format : std::uint8_t { kFloat32, kFloat64, kBFloat16, kFloat16, kInt8, kUInt8 };
 inline constexpr int kFloatFormats = 4;
 
+ONEPASS_FN constexpr bool has_blocks(Format type) {
+  return type == Format::kInt8 || type == Format::kUInt8;
+}
+
 ONEPASS_FN constexpr int bytes_of(Format type) {
+  if (has_blocks(type)) return 1;
   return type == Format::kFloat64 ? 8 : type == Format::kFloat32 ? 4 : 2;
 }
 

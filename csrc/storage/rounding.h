@@ -1,6 +1,6 @@
-// Stochastic rounding of 16-bit numbers: up with the probability that makes the mean exact, so that
-// updates too small for a stored number are not lost. What decides is a hash of the element and of
-// a key, and so does not depend on threads, devices or the order of the elements.
+// Stochastic rounding of 8- and 16-bit numbers: up with the probability that makes the mean exact,
+// so that updates too small for a stored number are not lost. What decides is a hash of the element
+// and of a key, and so does not depend on threads, devices or the order of the elements.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,14 @@ namespace onepass {
 
 // How an operand is rounded when it is stored. Operands of one element share a hash, of which each
 // has bits of its own.
-enum class Rounding : std::uint8_t { kNearest, kOfWeight, kOfState, kOfSecondState };
+enum class Rounding : std::uint8_t {
+  kNearest,
+  kOfWeight,
+  kOfState,
+  kOfSecondState,
+  kOfThirdState,
+  kOfFourthState
+};
 
 // lowbias32 (Wellons 2018), a mixing of 32 bits by integer operations alone.
 ONEPASS_FN std::uint32_t mixed(std::uint32_t x) {
@@ -22,12 +29,26 @@ ONEPASS_FN std::uint32_t mixed(std::uint32_t x) {
   return x ^ x >> 16;
 }
 
-// 16 random bits for an element. The odd factor keeps the hashes of neighbours apart.
+// The hashes of elements from number `first` on. The odd factor keeps those of neighbours apart.
+struct HashRun {
+  std::uint32_t* hashes;
+  std::int64_t size;
+  std::uint32_t first, key;
+};
+
+ONEPASS_FN void fill_hashes(const HashRun& run) {
+  ONEPASS_INDEPENDENT
+  for (std::int32_t i = 0; i < static_cast<std::int32_t>(run.size); ++i)
+    run.hashes[i] = mixed((run.first + static_cast<std::uint32_t>(i)) * 0x9e3779b9u + run.key);
+}
+
+// An operand's 16 bits of its element's hash.
 template <Rounding rounding>
-ONEPASS_FN std::uint32_t random_bits(std::uint32_t element, std::uint32_t key) {
-  const std::uint32_t hash = mixed(element * 0x9e3779b9u + key);
+ONEPASS_FN std::uint32_t random_bits(std::uint32_t hash) {
   if constexpr (rounding == Rounding::kOfWeight) return hash >> 16;
   if constexpr (rounding == Rounding::kOfState) return hash & 0xffffu;
+  if constexpr (rounding == Rounding::kOfThirdState) return hash * 0x85ebca6bu >> 16;
+  if constexpr (rounding == Rounding::kOfFourthState) return hash * 0xc2b2ae35u >> 16;
   return hash * 0x9e3779b1u >> 16;
 }
 

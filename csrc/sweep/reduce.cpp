@@ -92,7 +92,8 @@ void SquareSums::add_up(std::span<const Task> tasks, std::size_t first, std::siz
   in_parallel(start(first), last == 0 ? 0 : ends_[last - 1], kParallelThreshold / kSumBlock<float>,
               [&](std::int64_t begin, std::int64_t end) {
                 for_each_piece(
-                    ends_, begin, end, [&](std::int64_t k, std::int64_t from, std::int64_t to) {
+                    ends_, begin, end, [](std::int64_t, std::int64_t place) { return place; },
+                    [&](std::int64_t k, std::int64_t from, std::int64_t to) {
                       add_up_blocks(tasks[k], from, to, &partial_[(start(k) + from) * kMaxSquares]);
                     });
               });

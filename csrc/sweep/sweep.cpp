@@ -30,8 +30,10 @@ void sweep_tiles(const Task& task, const ElementRange& range) {
   const bool is_scaled = transform.is_scaled(), needs_quotient = transform.needs_quotient();
   const double factor = transform.factor();
   Tile<Real> param, grad, states[kMaxStates];
+  HashTile<Real> random;
   for (std::int64_t first = range.begin; first < range.end;) {
-    const std::int64_t size = tile_size<Real>(first, range.end);
+    const std::int64_t size = tile_size<Real>(task, first, range.end);
+    random.fill(task, first, size);
     param.load(task, task.param, first, size);
     grad.load(task, task.grad, first + range.grad_ahead, size);
     for (int k = 0; k < task.state_count; ++k) states[k].load(task, task.states[k], first, size);
@@ -42,9 +44,10 @@ void sweep_tiles(const Task& task, const ElementRange& range) {
     for (int k = 0; k < task.state_count; ++k) args.states[k] = states[k].data;
     task.tiled(args);
     if (is_scaled && !needs_quotient) unscale(grad.data, size, transform);
-    if (is_scaled) grad.store(task, task.grad, first + range.grad_ahead, size);
-    param.store(task, task.param, first, size);
-    for (int k = 0; k < task.state_count; ++k) states[k].store(task, task.states[k], first, size);
+    if (is_scaled) grad.store(task, task.grad, first + range.grad_ahead, size, nullptr);
+    param.store(task, task.param, first, size, random.hashes);
+    for (int k = 0; k < task.state_count; ++k)
+      states[k].store(task, task.states[k], first, size, random.hashes);
     first += size;
   }
 }
@@ -74,11 +77,11 @@ template <class Real>
 void sweep_scaled_in_place(const Task& task, const ElementRange& range) {
   Tile<Real> grad;
   for (std::int64_t first = range.begin; first < range.end;) {
-    const std::int64_t size = tile_size<Real>(first, range.end);
+    const std::int64_t size = tile_size<Real>(task, first, range.end);
     sweep_in_place(task, {first, first + size});
     grad.load(task, task.grad, first, size);
     unscale(grad.data, size, *task.transform);
-    grad.store(task, task.grad, first, size);
+    grad.store(task, task.grad, first, size, nullptr);
     first += size;
   }
 }
@@ -101,15 +104,17 @@ void sweep_range(const Task& task, const ElementRange& range) {
 template <class Real>
 void keep_rows(const Task& task) {
   Tile<Real> param;
+  HashTile<Real> random;
   for (std::int64_t row = 0; row * task.row_size < task.size; ++row) {
     const double keep = task.row_keep[row];
     const std::int64_t end = (row + 1) * task.row_size;
     for (std::int64_t first = end - task.row_size; keep != 1.0 && first < end;) {
-      const std::int64_t size = tile_size<Real>(first, end);
+      const std::int64_t size = tile_size<Real>(task, first, end);
+      random.fill(task, first, size);
       param.load(task, task.param, first, size);
       for (std::int64_t i = 0; i < size; ++i)
         param.data[i] = static_cast<Real>(param.data[i] * keep);
-      param.store(task, task.param, first, size);
+      param.store(task, task.param, first, size, random.hashes);
       first += size;
     }
   }
@@ -137,12 +142,12 @@ void catch_up(const Task& caught_up) {
 void sweep(std::span<const Task> tasks, std::span<const std::int64_t> ends) {
   constexpr std::int64_t kAhead = 6;
   const auto sweep_part = [&](std::int64_t begin, std::int64_t end) {
-    for_each_piece<kLongestBlock>(ends, begin, end,
-                                  [&](std::int64_t k, std::int64_t from, std::int64_t to) {
-                                    if (k + kAhead < std::ssize(tasks))
-                                      prefetch_start(tasks[k + kAhead]);
-                                    sweep_task(tasks[k], from, to);
-                                  });
+    for_each_piece(
+        ends, begin, end, [&](std::int64_t k, std::int64_t place) { return tasks[k].cut(place); },
+        [&](std::int64_t k, std::int64_t from, std::int64_t to) {
+          if (k + kAhead < std::ssize(tasks)) prefetch_start(tasks[k + kAhead]);
+          sweep_task(tasks[k], from, to);
+        });
   };
   const std::int64_t total = ends.empty() ? 0 : ends.back();
   in_parallel(0, total, kParallelThreshold, sweep_part);

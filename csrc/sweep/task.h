@@ -5,14 +5,10 @@
 #include <cstdint>
 #include <cstdlib>
 
-#include "../storage/rounding.h"
+#include "../storage/blocks.h"
 #include "loop.h"
 
 namespace onepass {
-
-// Threads cut a parameter at multiples of so many elements, the longest block of a storage format:
-// no two of them see the same block.
-inline constexpr std::int64_t kLongestBlock = 64;
 
 // How the elements of an operand lie in memory, relative to the order in which a task is swept.
 // `strides` is null when the operand lies in that very order without gaps.
@@ -20,7 +16,8 @@ struct Operand {
   void* data = nullptr;
   const std::int64_t* strides = nullptr;
   Format type = Format::kFloat32;
-  Rounding rounding = Rounding::kNearest;  // another of 16-bit types alone
+  Rounding rounding = Rounding::kNearest;  // another of types of 8 and 16 bits alone
+  std::int8_t* exponents = nullptr;        // one a block, of types that have blocks
 };
 
 // What becomes of the gradients of a group before the rule sees them: sign * g / scale * clip.
@@ -61,10 +58,21 @@ struct Task {
   // the gradient is dense of all rows, which catch_up() multiplies.
   const double* row_keep = nullptr;
   std::uint32_t rounding_key = 0;
+  BlockRows blocks;              // of the states that have blocks
   const void* update = nullptr;  // the rule's coefficients
   Loop in_place = nullptr;       // the loop over these very types, if there is one
   Loop tiled = nullptr;          // the loop over tiles of the arithmetic type
   SumLoop sums = nullptr;        // the loop of sums over such tiles, if the rule waits for any
+
+  bool rounds_randomly() const {
+    bool randomly = param.rounding != Rounding::kNearest;
+    for (int k = 0; k < state_count; ++k) randomly |= states[k].rounding != Rounding::kNearest;
+    return randomly;
+  }
+  // The last place, up to an element, where threads and tiles may cut: no two see the same block.
+  std::int64_t cut(std::int64_t place) const {
+    return blocks.row_size == 0 ? place / kBlockSize * kBlockSize : blocks.start_of(place);
+  }
 };
 
 }  // namespace onepass

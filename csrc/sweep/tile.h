@@ -14,11 +14,14 @@ namespace onepass {
 inline constexpr std::int64_t kTileBytes = 4096;  // four to six tiles stay in the first-level cache
 
 // The elements of a tile that begins at `first`. None goes on where the numbers of elements, 32
-// bits in hashes, begin anew.
+// bits in hashes, begin anew, unless a block does.
 template <class Real>
-std::int64_t tile_size(std::int64_t first, std::int64_t end) {
+std::int64_t tile_size(const Task& task, std::int64_t first, std::int64_t end) {
   constexpr std::int64_t kTile = kTileBytes / sizeof(Real), kAnew = std::int64_t{1} << 32;
-  return std::min({kTile, end - first, kAnew - first % kAnew});
+  const std::int64_t size = std::min({kTile, end - first, kAnew - first % kAnew});
+  if (task.blocks.row_size == 0 || first + size == end) return size;
+  const std::int64_t whole_blocks = task.blocks.start_of(first + size) - first;
+  return whole_blocks > 0 ? whole_blocks : std::min(task.blocks.end_of(first), end) - first;
 }
 
 // Where an operand with strides continues: the element's index in every dimension but the last,
@@ -97,6 +100,47 @@ Codec<Real> encoder(const Operand& operand) {
       return random_encoder<Real, Rounding::kOfState>(operand.type);
     case Rounding::kOfSecondState:
       return random_encoder<Real, Rounding::kOfSecondState>(operand.type);
+    case Rounding::kOfThirdState:
+      return random_encoder<Real, Rounding::kOfThirdState>(operand.type);
+    case Rounding::kOfFourthState:
+      return random_encoder<Real, Rounding::kOfFourthState>(operand.type);
+  }
+  return nullptr;
+}
+
+template <class Real>
+using BlockCodec = void (*)(const BlockRun<Real>&);
+
+template <class Real>
+BlockCodec<Real> block_decoder(Format type) {
+  static constexpr auto of_signed = PerInstructionSet<&decode_blocks<Real, SignedCode>>::table;
+  static constexpr auto of_unsigned = PerInstructionSet<&decode_blocks<Real, UnsignedCode>>::table;
+  return (type == Format::kInt8 ? of_signed : of_unsigned)[instruction_set()];
+}
+
+template <class Real, Rounding rounding>
+BlockCodec<Real> block_encoder_by(Format type) {
+  static constexpr auto of_signed =
+      PerInstructionSet<&encode_blocks<Real, SignedCode, rounding>>::table;
+  static constexpr auto of_unsigned =
+      PerInstructionSet<&encode_blocks<Real, UnsignedCode, rounding>>::table;
+  return (type == Format::kInt8 ? of_signed : of_unsigned)[instruction_set()];
+}
+
+template <class Real>
+BlockCodec<Real> block_encoder(const Operand& operand) {
+  switch (operand.rounding) {
+    case Rounding::kOfState:
+      return block_encoder_by<Real, Rounding::kOfState>(operand.type);
+    case Rounding::kOfSecondState:
+      return block_encoder_by<Real, Rounding::kOfSecondState>(operand.type);
+    case Rounding::kOfThirdState:
+      return block_encoder_by<Real, Rounding::kOfThirdState>(operand.type);
+    case Rounding::kOfFourthState:
+      return block_encoder_by<Real, Rounding::kOfFourthState>(operand.type);
+    case Rounding::kNearest:
+    case Rounding::kOfWeight:
+      return block_encoder_by<Real, Rounding::kNearest>(operand.type);
   }
   return nullptr;
 }
@@ -122,10 +166,24 @@ void move_run(Codec<Real> codec, const Task& task, const Operand& operand, std::
     run.size = std::min(left, cursor.left_in_run());
     codec(run);
     run.tile += run.size;
-    run.first += static_cast<std::uint32_t>(run.size);
+    if (run.hashes != nullptr) run.hashes += run.size;
     cursor.advance(run.size);
   }
 }
+
+// The hashes of a tile's elements, which all of its operands that are rounded stochastically share.
+template <class Real>
+struct HashTile {
+  alignas(64) std::uint32_t hashes[kTileBytes / sizeof(Real)];
+
+  void fill(const Task& task, std::int64_t first, std::int64_t size) {
+    if (!task.rounds_randomly()) return;
+    static constexpr auto table = PerInstructionSet<&fill_hashes>::table;
+    const auto high = static_cast<std::uint32_t>(first >> 32);
+    table[instruction_set()](
+        {hashes, size, static_cast<std::uint32_t>(first), task.rounding_key + mixed(high)});
+  }
+};
 
 // A tile of one operand: a view of its memory where that holds the arithmetic type in order
 // already, else a copy.
@@ -140,15 +198,20 @@ struct Tile {
       return;
     }
     data = buffer;
+    if (has_blocks(operand.type))
+      return block_decoder<Real>(operand.type)(
+          {operand.data, operand.exponents, task.blocks, data, first, size});
     move_run<Real>(decoder<Real>(operand.type), task, operand, first, {nullptr, 1, data, size});
   }
 
-  void store(const Task& task, const Operand& operand, std::int64_t first, std::int64_t size) {
+  // `hashes` are those of the tile's elements.
+  void store(const Task& task, const Operand& operand, std::int64_t first, std::int64_t size,
+             const std::uint32_t* hashes) {
     if (data != buffer) return;
-    const auto high = static_cast<std::uint32_t>(first >> 32);
-    move_run<Real>(encoder<Real>(operand), task, operand, first,
-                   {nullptr, 1, data, size, static_cast<std::uint32_t>(first),
-                    task.rounding_key + mixed(high)});
+    if (has_blocks(operand.type))
+      return block_encoder<Real>(operand)(
+          {operand.data, operand.exponents, task.blocks, data, first, size, hashes});
+    move_run<Real>(encoder<Real>(operand), task, operand, first, {nullptr, 1, data, size, hashes});
   }
 };
 

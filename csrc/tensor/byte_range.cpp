@@ -90,6 +90,12 @@ ByteRange byte_range_of(const at::TensorBase& tensor, Access access, const Subje
   return {begin, begin + extent};
 }
 
+bool has_memory(const at::TensorBase& tensor) {
+  if (tensor.numel() == 0 || tensor.is_meta()) return true;
+  const std::size_t last = tensor.storage_offset() + extent_of(tensor);
+  return last * tensor.itemsize() <= tensor.storage().nbytes();
+}
+
 bool share_elements(const at::TensorBase& a, const ByteRange& range_a, const at::TensorBase& b,
                     const ByteRange& range_b) {
   if (!range_a.overlaps(range_b)) return false;

@@ -22,6 +22,9 @@ enum class Access { kRead, kWrite };
 // Where a tensor's elements lie; raises when its storage is too small for its sizes.
 ByteRange byte_range_of(const at::TensorBase& tensor, Access access, const Subject& subject);
 
+// Whether a tensor's storage is large enough for its sizes.
+bool has_memory(const at::TensorBase& tensor);
+
 // Whether two tensors have an element in common.
 bool share_elements(const at::TensorBase& a, const ByteRange& range_a, const at::TensorBase& b,
                     const ByteRange& range_b);

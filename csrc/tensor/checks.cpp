@@ -84,6 +84,10 @@ Format stored_type(const at::TensorBase& tensor) {
       return Format::kBFloat16;
     case at::kHalf:
       return Format::kFloat16;
+    case at::kChar:
+      return Format::kInt8;
+    case at::kByte:
+      return Format::kUInt8;
     default:
       return Format::kFloat32;
   }

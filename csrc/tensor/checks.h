@@ -46,7 +46,8 @@ class FastPathCheck {
 
   // Whether the parameter is usual and has elements, and if so where they lie.
   bool locate_param(ByteRange& range) const {
-    return bytes_ > 0 && is_usual(param_, keys_) && locate_usual(param_, Access::kWrite, range);
+    return bytes_ > 0 && is_usual(param_, keys_) &&
+           locate_usual(param_, Access::kWrite, itemsize_, bytes_, range);
   }
 
   // Whether a tensor is like the parameter, and if so where it lies.
@@ -55,17 +56,35 @@ class FastPathCheck {
     if (!is_usual(impl, keys_) || impl.dtype() != param_.dtype() || !same_sizes(impl.sizes()))
       return false;
     if (keys_ == kUsualOnCuda && impl.device() != param_.device()) return false;
-    return locate_usual(impl, access, range);
+    return locate_usual(impl, access, itemsize_, bytes_, range);
+  }
+
+  // Whether a state is codes of a parameter on the CPU and has their exponents, `blocks` a row,
+  // and if so where they lie.
+  bool locate_codes(const at::TensorBase& codes, const at::TensorBase& exponents,
+                    bool is_non_negative, std::int64_t blocks, ByteRange& range,
+                    ByteRange& exponent_range) const {
+    const c10::TensorImpl& impl = *codes.unsafeGetTensorImpl();
+    const c10::TensorImpl& beside = *exponents.unsafeGetTensorImpl();
+    const c10::IntArrayRef shape = beside.sizes();
+    return keys_ == kUsualOnCpu && is_usual(impl, keys_) && is_usual(beside, keys_) &&
+           impl.dtype() == (is_non_negative ? caffe2::TypeMeta::Make<std::uint8_t>()
+                                            : caffe2::TypeMeta::Make<std::int8_t>()) &&
+           beside.dtype() == caffe2::TypeMeta::Make<std::int8_t>() && same_sizes(impl.sizes()) &&
+           sizes_.size() >= 2 && shape.size() == 2 && shape[0] == sizes_[0] && shape[1] == blocks &&
+           locate_usual(impl, Access::kWrite, 1, bytes_ / itemsize_, range) &&
+           locate_usual(beside, Access::kWrite, 1, shape[0] * blocks, exponent_range);
   }
 
  private:
-  bool locate_usual(const c10::TensorImpl& impl, Access access, ByteRange& range) const {
+  static bool locate_usual(const c10::TensorImpl& impl, Access access, std::size_t itemsize,
+                           std::size_t bytes, ByteRange& range) {
     c10::StorageImpl& storage = *impl.unsafe_storage().unsafeGetStorageImpl();
-    const std::size_t offset = impl.storage_offset() * itemsize_;
-    if (offset + bytes_ > storage.nbytes()) return false;
+    const std::size_t offset = impl.storage_offset() * itemsize;
+    if (offset + bytes > storage.nbytes()) return false;
     const void* data = access == Access::kWrite ? storage.mutable_data() : storage.data();
     range.begin = static_cast<const std::byte*>(data) + offset;
-    range.end = range.begin + bytes_;
+    range.end = range.begin + bytes;
     return true;
   }
 
@@ -95,7 +114,7 @@ void check_matches(const at::TensorBase& tensor, const at::TensorBase& param,
 // inference mode.
 void check_writable(const at::TensorBase& tensor, const Subject& subject);
 
-// The stored type of a supported tensor; complex numbers count as pairs.
+// The stored type of a supported tensor or of codes; complex numbers count as pairs.
 Format stored_type(const at::TensorBase& tensor);
 
 }  // namespace onepass

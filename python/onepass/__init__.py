@@ -12,10 +12,20 @@ from ._native import C  # first: it explains an import that fails
 # isort: split
 from . import ema
 from .build import build_info
+from .codes import to_float32_state_dict
 from .convert import create, from_torch, to_torch
 from .optimizers import *  # noqa: F403
 from .optimizers import __all__ as _classes
 from .state import state_bytes
 
-__all__ = [*_classes, "build_info", "create", "ema", "from_torch", "state_bytes", "to_torch"]
+__all__ = [
+    *_classes,
+    "build_info",
+    "create",
+    "ema",
+    "from_torch",
+    "state_bytes",
+    "to_float32_state_dict",
+    "to_torch",
+]
 __version__: str = C.build_info()["version"]

@@ -102,7 +102,8 @@ def memory(params: float, name: str, dtype: str, state: str | None) -> str:
     """Returns what weights, gradients and state take in one tensor of so many elements."""
     if not 1 <= params < 2**62:
         raise ValueError(f"--params must be a number of elements, got {params:g}")
-    weights = torch.empty(int(params), dtype=_dtype_of(dtype), device="meta", requires_grad=True)
+    shape = (1, int(params))  # a matrix of one row: what has one dimension keeps float32
+    weights = torch.empty(shape, dtype=_dtype_of(dtype), device="meta", requires_grad=True)
     size = weights.numel() * weights.element_size()
     rows = {
         "weights": size,

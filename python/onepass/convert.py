@@ -9,6 +9,7 @@ from typing import Any
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from . import optimizers
+from .codes import to_float32_state_dict
 from .optimizer import OnePass
 from .options import in_use, torchs_class
 
@@ -118,5 +119,6 @@ def _over_the_same(source: Optimizer, cls: Any) -> Any:
             {"params": params if names is None else list(zip(names, params, strict=True))}
         )
     target = cls(groups, **{key: v for key, v in source.defaults.items() if key in known})
-    target.load_state_dict(source.state_dict())  # the groups' own options too
+    given = to_float32_state_dict(source) if isinstance(source, OnePass) else source.state_dict()
+    target.load_state_dict(given)  # the groups' own options too
     return target

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .rules import RULES
+from .codes import CODES, check_saved, decoded, encoded, exponent_key, is_codes
+from .rules import RULES, State
 from .state import (
     as_number,
     cast_state,
@@ -81,14 +82,18 @@ def _loaded(
         wanted = " with " + ", ".join(map(repr, numbers)) if numbers else ""
         found = list(saved) if isinstance(saved, Mapping) else saved
         raise ValueError(f"the state of {name} must be a dict{wanted}, got {found!r}")
-    states = {state.name for state in rule.states} if _can_step(param) else ()
-    dtype = state_dtype(param, {**optimizer.defaults, **group}) if states else param.dtype
+    states = {state.name: state for state in rule.states if _can_step(param)}
+    exponents = {exponent_key(key) for key in states}
+    options = {**optimizer.defaults, **group}
     loaded: dict[Any, Any] = {}
     for key, value in saved.items():
         key = sys.intern(key) if isinstance(key, str) else key
+        if key in exponents:
+            continue  # with their state
         if key in states:
             if value is not None:  # as torch's SGD keeps a buffer that it has not made yet
-                loaded[key] = cast_state(f"{key} of {name}", value, param, dtype)
+                dtype = state_dtype(states[key], param, options)
+                loaded |= _loaded_state(states[key], saved, param, dtype, name)
         elif key in (*numbers, "step"):
             is_count = key == "step"
             device = count_device(param, group) if is_count else number_device(param)
@@ -98,6 +103,32 @@ def _loaded(
         else:
             loaded[key] = copy.deepcopy(value)
     return loaded
+
+
+def _copied(name: str, value: Tensor, param: Tensor) -> Tensor:
+    if value.is_meta and param.is_meta:
+        return torch.empty_like(value)
+    return readable(name, value).to(param.device, copy=True).contiguous()
+
+
+def _loaded_state(
+    state: State, saved: Mapping[Any, Any], param: Tensor, dtype: torch.dtype, name: str
+) -> dict[str, Tensor]:
+    """Returns a saved state as the optimizer keeps it, codes or floats."""
+    value, label = saved[state.name], f"{state.name} of {name}"
+    if is_codes(value):
+        exponents: Any = saved.get(exponent_key(state.name))
+        check_saved(label, value, exponents, state, param)
+        value, exponents = (
+            _copied(name, one, param)
+            for name, one in ((label, value), (f"the exponents of {label}", exponents))
+        )
+        if value.dtype == dtype:
+            return {state.name: value, exponent_key(state.name): exponents}
+        value = decoded(value, exponents)
+    if dtype not in CODES:
+        return {state.name: cast_state(label, value, param, dtype)}
+    return encoded(state, cast_state(label, value, param, torch.float32))
 
 
 def split_states(states: Any, groups: Iterable[dict[str, Any]]) -> tuple[Any, dict[Any, Any]]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ._native import C
 from ._torch import divide_, is_exporting, is_memory, spec_of
+from .codes import holds_codes
 from .grad_norm import clip, forbid_step, needs_grad_norm
 from .local_step import LocalStep
 from .options import raise_reference_rate, rounds_randomly
@@ -48,6 +49,11 @@ def step_locally(optimizer: OnePass) -> None:
 def step_by_op(optimizer: OnePass) -> None:
     """Takes the step by the torch op, one for each group."""
     _refuse_sparse_gradients(optimizer)
+    if holds_codes(optimizer):
+        raise RuntimeError(
+            "neither a compiled step nor one under a dispatch mode takes states of 8 bits; call "
+            "step() without them, or load onepass.to_float32_state_dict() without state_dtype"
+        )
     if any(rounds_randomly(group) for group in optimizer.param_groups):
         raise RuntimeError(
             "neither a compiled step nor one under a dispatch mode rounds stochastically; call "

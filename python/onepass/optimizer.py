@@ -21,7 +21,7 @@ from .options import check_options, fill, has_torchs, split, start_reference_rat
 from .rules import RULES
 from .shards import refuse_shards
 from .single import check_single, unknown_class
-from .state import bytes_of, count_device, number_device, started, state_dtype
+from .state import bytes_of, check_state_dtype, count_device, number_device, started
 
 
 class OnePass(Optimizer):
@@ -194,8 +194,7 @@ class OnePass(Optimizer):
             raise
 
     def _settle(self, group: dict[str, Any]) -> None:
-        for param in group["params"]:
-            state_dtype(param, group)
+        check_state_dtype(RULES[self.rule], group)
         start_reference_rate(group)
         tidy(type(self), group, self.defaults)
 
@@ -237,7 +236,7 @@ class OnePass(Optimizer):
                 start, device = one.start_in(group), number_device(param)
                 state[one.name] = torch.full((), start, dtype=number, device=device)
             for one in rule.states_in(group):
-                state[one.name] = started(one, param, group)
+                state |= started(one, param, group)
         return state
 
     def state_bytes(self) -> int:

@@ -136,6 +136,11 @@ def in_use(cls: type, group: dict[str, Any]) -> list[str]:
     return [name for name in lacks if not _is_neutral(name, group.get(name))]
 
 
+def stores_codes(group: dict[str, Any]) -> bool:
+    """Returns whether a group asks for states of 8 bits."""
+    return bool(dtype_name(group.get("state_dtype")) == "int8")
+
+
 def rounds_randomly(group: dict[str, Any]) -> bool:
     """Returns whether a group asks for stochastic rounding."""
     return bool(group.get("stochastic_rounding")) or group.get("state_rounding") is not None

@@ -22,6 +22,7 @@ class State:
     start: float
     start_at: str | None
     is_non_negative: bool
+    keeps_floats: bool  # where the others are stored in 8 bits
 
     def start_in(self, group: dict[str, Any]) -> float:
         """Returns the value before the first step; a rate that rounding brought below 0 is 0."""

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ._torch import number_dtype
-from .options import dtype_name
+from .codes import CODES, check_rule, code_dtype, encoded, zeros
+from .options import dtype_name, stores_codes
 from .parts import all_parts_of, computes_by_parts, parts_of, wrapper_in
-from .rules import State
+from .rules import Rule, State
 
 if TYPE_CHECKING:
     from .optimizer import OnePass
@@ -22,31 +23,53 @@ if TYPE_CHECKING:
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def state_dtype(param: Tensor, group: dict[str, Any]) -> torch.dtype:
-    """Returns the dtype of a parameter's moments."""
+def state_dtype(state: State, param: Tensor, group: dict[str, Any]) -> torch.dtype:
+    """Returns the dtype of one of a parameter's states; int8 or uint8 where it is codes."""
     wanted = group.get("state_dtype")
+    if stores_codes(group):
+        return code_dtype(state, param)
     if wanted is None:
         # Deviation from torch: (1 - beta2) g^2 underflows in float16 and the step would explode.
         return torch.float32 if param.dtype == torch.float16 else param.dtype
     named = dtype_name(wanted)
     known = (dtype for dtype in _DTYPES if dtype_name(dtype) == named)
-    return dtype_for(param, next(known, wanted), "state_dtype")
+    return dtype_for(param, next(known, wanted), "state_dtype", (*_DTYPES, torch.int8))
 
 
-def started(state: State, param: Tensor, group: dict[str, Any]) -> Tensor:
-    """Returns a state before the first step, laid out in memory as the parameter."""
-    start, layout = state.start_in(group), torch.preserve_format
-    dtype = state_dtype(param, group)
+def check_state_dtype(rule: Rule, group: dict[str, Any]) -> None:
+    """Refuses a dtype that the states of a rule, or those of a parameter, do not take."""
+    if stores_codes(group):
+        check_rule(rule)
+    for param in group["params"]:
+        for state in rule.states:
+            state_dtype(state, param, group)
+
+
+def started(state: State, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+    """Returns a state before the first step, laid out in memory as the parameter, by its key.
+
+    Codes lie in the order of the indices, and have their exponents beside them.
+    """
+    start, dtype = state.start_in(group), state_dtype(state, param, group)
+    if stores_codes(group) and dtype in CODES:
+        if not start:
+            return zeros(state, param)
+        return encoded(state, torch.full_like(param, start, dtype=torch.float32))
     if not start and not param.is_quantized:  # torch has no zeros of these
-        return torch.zeros_like(param, dtype=dtype, memory_format=layout)
+        return {state.name: torch.zeros_like(param, dtype=dtype)}
     value = complex(start, start) if param.is_complex() else start
-    return torch.full_like(param, value, dtype=dtype, memory_format=layout)
+    return {state.name: torch.full_like(param, value, dtype=dtype)}
 
 
-def dtype_for(param: Tensor, wanted: torch.dtype, argument: str) -> torch.dtype:
+def dtype_for(
+    param: Tensor,
+    wanted: torch.dtype,
+    argument: str,
+    offered: tuple[torch.dtype, ...] = _DTYPES,
+) -> torch.dtype:
     """Returns a dtype that the user wants as a parameter takes it: complex where it is complex."""
     if wanted not in _DTYPES:
-        raise ValueError(f"Invalid {argument} value: {wanted} (it must be one of {_DTYPES})")
+        raise ValueError(f"Invalid {argument} value: {wanted} (it must be one of {offered})")
     if not param.is_complex():
         return wanted
     if wanted not in (torch.float32, torch.float64):

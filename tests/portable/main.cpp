@@ -40,7 +40,9 @@ std::vector<Mix> mixes() {
                              {kFloat16, kFloat16, kFloat32, kScaled},
                              {kFloat64, kFloat32, kFloat16, kScaled},
                              {kBFloat16, kBFloat16, kBFloat16, kStochastic},
-                             {kFloat16, kFloat32, kFloat16, kStochastic}});
+                             {kFloat16, kFloat32, kFloat16, kStochastic},
+                             {kFloat32, kFloat32, kInt8, kBlocks},
+                             {kFloat64, kBFloat16, kInt8, kBlocks}});
   return mixes;
 }
 

@@ -29,9 +29,9 @@ class Digest {
     std::printf("%s: %016llx\n", label.c_str(), static_cast<unsigned long long>(hash_));
   }
 
- private:
   void add_byte(unsigned char byte) { hash_ = (hash_ ^ byte) * 0x100000001b3ull; }
 
+ private:
   std::uint64_t hash_ = 0xcbf29ce484222325ull;
 };
 
@@ -82,7 +82,8 @@ struct EveryNumber {
 };
 
 inline const char* name_of(Format type) {
-  constexpr const char* kNames[] = {"float32", "float64", "bfloat16", "float16"};
+  constexpr const char* kNames[] = {"float32", "float64", "bfloat16",
+                                    "float16", "int8",    "uint8"};
   return kNames[static_cast<int>(type)];
 }
 
@@ -100,6 +101,8 @@ class Memory {
 
   void add_to(Digest& digest) {
     for_each([&](const auto& number, std::int64_t) { digest.add(number); });
+    if (has_blocks(type_))
+      for (const std::byte code : bytes_) digest.add_byte(static_cast<unsigned char>(code));
   }
 
  private:
@@ -114,6 +117,8 @@ class Memory {
         return for_each_as<BFloat16>(visit);
       case Format::kFloat16:
         return for_each_as<Half>(visit);
+      default:  // codes are written by steps alone
+        return;
     }
   }
 

@@ -13,7 +13,7 @@
 
 namespace onepass {
 
-enum class Layout { kPlain, kStrided, kRows, kScaled, kStochastic };
+enum class Layout { kPlain, kStrided, kRows, kScaled, kStochastic, kBlocks };
 
 // The stored types of a parameter, its gradient and its states, and how they lie.
 struct Mix {
@@ -21,7 +21,7 @@ struct Mix {
   Layout layout;
 
   std::string text() const {
-    constexpr const char* kLayouts[] = {"", " strided", " rows", " scaled", " stochastic"};
+    constexpr const char* kLayouts[] = {"", " strided", " rows", " scaled", " stochastic", " in blocks"};
     return std::string(name_of(param)) + " " + name_of(grad) + " " + name_of(states) +
            kLayouts[static_cast<int>(layout)];
   }
@@ -85,6 +85,8 @@ inline constexpr std::int64_t kStateStrides[] = {400, 80, 1},
 inline constexpr std::int64_t kRowSize = 53, kSparseRows[] = {0, 2, 3, 7, 19}, kTableRows = 20;
 inline constexpr double kRowKeep[] = {1.0, 0.75, 1.0, 0.99, 0.1};
 
+inline constexpr std::int64_t kBlockRow = 100;
+
 class Parameter {
  public:
   Parameter(const Subject& subject, const Mix& mix, const Scene& scene, std::int64_t size)
@@ -99,6 +101,7 @@ class Parameter {
     if (mix.layout == Layout::kStrided) use_strides();
     if (mix.layout == Layout::kRows) use_rows();
     place_operands(mix);
+    if (mix.layout == Layout::kBlocks) use_blocks();
     choose_loops(mix);
     if (mix.layout == Layout::kStochastic) round_randomly();
     for (const State& state : subject.algorithm.numbers)
@@ -130,6 +133,9 @@ class Parameter {
 
   void add_to(Digest& digest) {
     for (Memory& operand : operands_) operand.add_to(digest);
+    for (const auto& of_state : exponents_)
+      for (const std::int8_t exponent : of_state)
+        digest.add_byte(static_cast<unsigned char>(exponent));
     for (const StateNumber& number : numbers_) digest.add(number.value);
     for (const double sum : squares_) digest.add(sum);
   }
@@ -147,6 +153,20 @@ class Parameter {
     task_.param.rounding = Rounding::kOfWeight;
     for (int k = 0; k < task_.state_count; ++k)
       task_.states[k].rounding = k % 2 == 0 ? Rounding::kOfState : Rounding::kOfSecondState;
+  }
+
+  // States from 0 on, as codes in rows of a block and a short one.
+  void use_blocks() {
+    constexpr Rounding kRoundings[] = {Rounding::kOfState, Rounding::kOfSecondState,
+                                       Rounding::kOfThirdState, Rounding::kOfFourthState};
+    task_.blocks = {kBlockRow};
+    for (int k = 0; k < task_.state_count; ++k) {
+      Operand& state = task_.states[k];
+      const auto blocks = static_cast<std::size_t>(task_.size / kBlockRow + 1) * 2;
+      state.exponents = exponents_.emplace_back(blocks, std::int8_t{-126}).data();
+      state.rounding = kRoundings[k];
+      if (k % 2 == 1) state.type = Format::kUInt8;
+    }
   }
 
   void use_rows() {
@@ -179,7 +199,9 @@ class Parameter {
     const bool is_double = task_.arithmetic == Format::kFloat64;
     task_.tiled = variant.loop(is_double ? kMixFloat64 : kMixFloat32);
     if (variant.sums != nullptr) task_.sums = variant.sums(task_.arithmetic);
-    if (mix.layout == Layout::kStrided || mix.layout == Layout::kStochastic) return;
+    if (mix.layout == Layout::kStrided || mix.layout == Layout::kStochastic ||
+        mix.layout == Layout::kBlocks)
+      return;
     for (int k = 0; k < kMixCount; ++k)
       if (mix.param == kMixes[k].param && mix.grad == kMixes[k].grad &&
           (task_.state_count == 0 || mix.states == kMixes[k].states))
@@ -191,6 +213,7 @@ class Parameter {
   GradTransform transform_;
   Task task_{};
   std::vector<Memory> operands_;
+  std::vector<std::vector<std::int8_t>> exponents_;  // by state
   std::vector<StateNumber> numbers_;
   double squares_[kMaxSquares] = {};
 };

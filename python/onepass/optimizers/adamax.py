@@ -32,8 +32,10 @@ class Adamax(OnePass, torch.optim.Adamax):
         fused: let ``torch.amp.GradScaler`` leave unscaling and skipping to the step (None).
         differentiable: let autograd see the step, by torch's own code (False).
         capturable: keep counts on the device, so that a CUDA graph can capture steps (False).
-        state_dtype: dtype of the states: float32, float64, bfloat16 or float16; None is the
-            parameter's own, and float32 for float16 parameters (None).
+        state_dtype: dtype of the states: float32, float64, bfloat16, float16 or int8; None is the
+            parameter's own, and float32 for float16 parameters. int8 stores codes of 8 bits and,
+            under ``<state>_exponent``, one exponent for 64 of a row; parameters of one dimension
+            keep float32. CPU only so far (None).
         max_grad_norm: the largest norm of all gradients together, > 0. Where theirs is larger, the
             step takes them scaled down to it, as after clip_grad_norm_; ``.grad`` stays as it is
             and opt.grad_norm tells their norm. CPU only so far (None).

@@ -37,8 +37,10 @@ class RAdam(OnePass, torch.optim.RAdam):
         eps_root: added inside the root, >= 0 (0).
         decouple_lr: decoupled decay by weight_decay lr / (the largest lr so far), so that it
             follows the schedule of lr but does not depend on its size (False).
-        state_dtype: dtype of the states: float32, float64, bfloat16 or float16; None is the
-            parameter's own, and float32 for float16 parameters (None).
+        state_dtype: dtype of the states: float32, float64, bfloat16, float16 or int8; None is the
+            parameter's own, and float32 for float16 parameters. int8 stores codes of 8 bits and,
+            under ``<state>_exponent``, one exponent for 64 of a row; parameters of one dimension
+            keep float32. CPU only so far (None).
         max_grad_norm: the largest norm of all gradients together, > 0. Where theirs is larger, the
             step takes them scaled down to it, as after clip_grad_norm_; ``.grad`` stays as it is
             and opt.grad_norm tells their norm. CPU only so far (None).

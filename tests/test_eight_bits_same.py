@@ -1,0 +1,162 @@
+"""States of 8 bits do not depend on threads, instruction sets, layouts, shards or a resume."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+
+import onepass
+from onepass import _C
+from tests.cases import Case
+from tests.coded import (
+    CODED,
+    each_coded_case,
+    each_elementwise_case,
+    model,
+)
+from tests.layouts import WRITABLE, place
+from tests.support import (
+    assert_same,
+    instruction_sets,
+    make_params,
+    params_of,
+    randn,
+    set_grads,
+    snapshot,
+    take_steps,
+)
+
+# ---- from what it follows
+
+
+@each_coded_case
+def test_threads_and_instruction_sets_do_not_show(case: Case) -> None:
+    want = None
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3, 7):
+            torch.set_num_threads(count)
+            for name in instruction_sets():
+                _C.set_instruction_set(name)
+                optimizer = model(case)
+                take_steps(optimizer, 2)
+                want = want or snapshot(optimizer)
+                assert_same(snapshot(optimizer), want, (count, name))
+    finally:
+        torch.set_num_threads(threads)
+        _C.set_instruction_set(instruction_sets()[-1])
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16, torch.float64))
+def test_layouts_do_not_show(dtype: torch.dtype) -> None:
+    values = randn((6, 5, 4, 13), dtype, 1)
+    seen = set()
+    for layout in WRITABLE.values():
+        param = place(values, layout).view.requires_grad_()
+        optimizer = onepass.AdamW([param], lr=0.1, state_dtype=torch.int8)
+        for step in range(2):
+            param.grad = values * (2 + step)
+            optimizer.step()
+        own = optimizer.state[param]
+        numbers = (param.detach().double(), own["exp_avg"], own["exp_avg_sq"])
+        seen.add(b"".join(one.contiguous().numpy().tobytes() for one in numbers))
+    assert len(seen) == 1
+
+
+@each_elementwise_case
+def test_a_part_of_the_rows_is_stepped_as_in_the_whole(case: Case) -> None:
+    """As processes do that share a model: codes and exponents of rows do not depend on others."""
+    whole = randn((10, 100), torch.float32, 1).requires_grad_()
+    part = whole.detach()[:4].clone().requires_grad_()
+    optimizers = [case.ours([param], state_dtype=torch.int8) for param in (whole, part)]
+    grad = randn((10, 100), torch.float32, 2)
+    whole.grad, part.grad = grad, grad[:4].clone()
+    for optimizer in optimizers:
+        optimizer.step()
+    for key, value in optimizers[1].state[part].items():
+        if value.dim():
+            assert torch.equal(value, optimizers[0].state[whole][key][:4]), key
+
+
+@each_coded_case
+def test_a_resumed_run_goes_on_with_the_same_bits(case: Case) -> None:
+    optimizer = model(case)
+    take_steps(optimizer, 2)
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    resumed = model(case)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    for a, b in zip(params_of(resumed), params_of(optimizer), strict=True):
+        a.data.copy_(b.detach())
+    copied = copy.deepcopy(optimizer)
+    for one in (optimizer, resumed, copied):
+        take_steps(one, 2, first=2)
+    assert_same(snapshot(resumed), snapshot(optimizer))
+    assert_same(snapshot(copied), snapshot(optimizer))
+
+
+@each_coded_case
+def test_step_one_is_a_step(case: Case) -> None:
+    together, one_by_one = model(case), model(case)
+    for step in range(2):
+        for optimizer in (together, one_by_one):
+            set_grads(params_of(optimizer), step)
+        together.step()
+        for param in reversed(params_of(one_by_one)):
+            one_by_one.step_one(param)
+    assert_same(snapshot(one_by_one), snapshot(together))
+
+
+def test_sparse_rows_are_stepped_as_dense_ones() -> None:
+    """Without decay and momentum the rows without a gradient stay; so do their codes."""
+    dense, sparse = (randn((20, 100), torch.float32, 1).requires_grad_() for _ in range(2))
+    optimizers = [
+        onepass.Adagrad([param], lr=0.1, state_dtype=torch.int8) for param in (dense, sparse)
+    ]
+    rows = torch.tensor([3, 17, 4])
+    values = randn((3, 100), torch.float32, 2)
+    sparse.grad = torch.sparse_coo_tensor(rows[None], values, (20, 100))
+    dense.grad = sparse.grad.to_dense()
+    for optimizer in optimizers:
+        optimizer.step()
+    assert torch.equal(dense[rows], sparse[rows])
+    for key in ("sum", "sum_exponent"):
+        a, b = (o.state[p][key] for o, p in zip(optimizers, (dense, sparse), strict=True))
+        assert torch.equal(a[rows], b[rows]), key
+
+
+@pytest.mark.parametrize("scale", (1024.0, 3.0))
+def test_a_gradient_scaler_and_clipping_go_with_it(scale: float) -> None:
+    plain, scaled = model(CODED[-1]), model(CODED[-1], fused=True)
+    for step in range(2):
+        for optimizer in (plain, scaled):
+            set_grads(params_of(optimizer), step)
+        for param in params_of(scaled):
+            assert param.grad is not None
+            param.grad *= scale
+        scaled.grad_scale = torch.tensor(scale)
+        scaled.found_inf = torch.tensor(0.0)
+        plain.step()
+        scaled.step()
+    if scale == 1024.0:  # exact
+        for a, b in zip(params_of(plain), params_of(scaled), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_bfloat16_weights_round_beside_it() -> None:
+    """Weight and states have different bits of one hash."""
+    (param,) = params = make_params([(6, 100)], torch.bfloat16)
+    (twin,) = twins = make_params([(6, 100)], torch.bfloat16)
+    both = onepass.AdamW(params, state_dtype=torch.int8, stochastic_rounding=True)
+    codes_alone = onepass.AdamW(twins, state_dtype=torch.int8)
+    for one in (params, twins):
+        set_grads(one, 1)
+    both.step()
+    codes_alone.step()
+    for key, value in both.state[param].items():
+        assert torch.equal(value, codes_alone.state[twin][key])
+    assert not torch.equal(param, twin)
