@@ -19,7 +19,7 @@ namespace {
 
 std::int64_t sum_blocks_of(const Task& task) {
   return task.arithmetic == Format::kFloat64 ? onepass::sum_blocks_of<double>(task.size)
-                                            : onepass::sum_blocks_of<float>(task.size);
+                                             : onepass::sum_blocks_of<float>(task.size);
 }
 
 // The parameter, its gradient and its states.

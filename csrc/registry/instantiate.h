@@ -62,8 +62,8 @@ SumLoop sums_of(Format arithmetic) {
 }
 
 template <class Rule, unsigned kVariantBits>
-void finish_coefficients(const double* squares, double size, StateNumber* numbers, Format arithmetic,
-                         Coefficients& out) {
+void finish_coefficients(const double* squares, double size, StateNumber* numbers,
+                         Format arithmetic, Coefficients& out) {
   const auto finish = [&]<class Real>(Real) {
     using Update = typename Rule::template Update<Real, kVariantBits>;
     std::launder(reinterpret_cast<Update*>(out.bytes))->finish(squares, size, numbers);

@@ -14,8 +14,7 @@ struct Rprop : Rule {
   static constexpr const char* kNoSparse = "Rprop does not support sparse gradients";
   // Products of powers of the etas, and a gradient of which the sign counts.
   static constexpr State kStates[] = {
-      keeps_floats({"prev"}),
-      keeps_floats(non_negative({.name = "step_size", .start_at = "lr"}))};
+      keeps_floats({"prev"}), keeps_floats(non_negative({.name = "step_size", .start_at = "lr"}))};
   static constexpr Hyper<Rprop> kHypers[] = {
       hyper::lr(&Rprop::lr),
       {"eta_minus", "etas", 0, "eta value", Range::kInsideOne, &Rprop::eta_minus},

@@ -156,6 +156,7 @@ ONEPASS_FN void decode_block(const typename Code::Stored* codes, float scale, Re
                              std::int64_t size) {
   std::int32_t wide[kBlockSize];
   ONEPASS_INDEPENDENT
+  // NOLINTNEXTLINE(bugprone-signed-char-misuse): codes are numbers, with their sign
   for (std::int64_t i = 0; i < size; ++i) wide[i] = codes[i];
   ONEPASS_INDEPENDENT
   for (std::int64_t i = 0; i < size; ++i) {
