@@ -225,3 +225,10 @@ def test_what_is_out_of_range_is_refused_and_nothing_is_written() -> None:
         with pytest.raises(ValueError, match="Invalid window value"):
             ema.beta_for_window(window)
     assert not average.any()
+
+
+def test_an_average_says_what_it_is() -> None:
+    average = EMA(torch.nn.Linear(2, 3), beta=0.9, bias_correction=True)
+    average.update()
+    want = "EMA(beta=0.9, bias_correction=True, use_buffers=False, averages=2, n_averaged=1)"
+    assert repr(average) == want

@@ -6,6 +6,7 @@ import copy
 import inspect
 import pickle
 import re
+import warnings
 from typing import Any
 
 import pytest
@@ -219,3 +220,17 @@ def test_what_is_no_flag_is_refused_by_name_and_value(case: Case, wrong: Any) ->
     for name in {"decouple_lr", "cautious", "capturable", "fused"} & known.keys():
         with pytest.raises(ValueError, match=f"Invalid {name} value: {re.escape(repr(wrong))}"):
             made(case, **{name: wrong})
+
+
+@each_case
+def test_a_misspelt_option_of_a_group_is_warned_of(case: Case) -> None:
+    """And nothing else: users and schedulers keep keys of their own in groups."""
+    known = case.ours([torch.zeros(1)]).defaults
+    for name in (name for name in known if len(name) >= 8):
+        misspelt = name[:3] + name[4] + name[3] + name[5:]
+        with pytest.warns(UserWarning, match=f"'{misspelt}'.* did you mean '"):
+            case.ours([{"params": make_params([(3,)]), misspelt: known[name]}])
+    others = ("initial_lr", "max_lr", "min_lr", "lr_scale", "name", "base_momentum", "max_momentum")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        case.ours([{"params": make_params([(3,)]), **dict.fromkeys(others, 0.0), **known}])

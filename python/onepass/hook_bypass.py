@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch.optim.optimizer import Optimizer
@@ -16,8 +16,10 @@ from torch.optim.optimizer import Optimizer
 from ._native import C
 from ._torch import has_step_hooks, is_wrapped_by_torch, keep_unwrapped, wrapped_by_torch
 
+Step = TypeVar("Step", bound=Callable[..., Any])
 
-def bypass_hooks(step: Callable[..., Any]) -> Callable[..., Any]:
+
+def bypass_hooks(step: Step) -> Step:
     """Gives a step torch's wrapper, which is entered only where it has something to do."""
     with_torchs_wrapper = wrapped_by_torch(step)
 
@@ -34,7 +36,7 @@ def bypass_hooks(step: Callable[..., Any]) -> Callable[..., Any]:
         return step(self, *args, **kwargs)
 
     keep_unwrapped(watched_step)
-    return watched_step
+    return cast(Step, watched_step)
 
 
 def _runs_code(closure: Any = None, *_: Any, **__: Any) -> bool:

@@ -17,7 +17,15 @@ from .grad_norm import last_norm, no_norm_of_op
 from .hook_bypass import bypass_hooks
 from .loading import place_numbers, split_states, unwrap_states, wrap_states
 from .op_step import fill_lists, step_by_op, step_locally
-from .options import check_options, fill, has_torchs, split, start_reference_rate, tidy
+from .options import (
+    check_options,
+    fill,
+    has_torchs,
+    split,
+    start_reference_rate,
+    tidy,
+    warn_of_misspelt,
+)
 from .rules import RULES
 from .shards import refuse_shards
 from .single import check_single, unknown_class
@@ -184,6 +192,8 @@ class OnePass(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a parameter group, as torch, and refuses options that are out of range."""
         self.defaults.update(self.__dict__.pop("_extras", {}))
+        if isinstance(param_group, dict):
+            warn_of_misspelt(type(self), param_group, self.defaults)
         super().add_param_group(param_group)
         try:
             check_options(self.param_groups[-1])

@@ -8,9 +8,11 @@ not have follow the same rule for the options that all classes share.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -128,6 +130,19 @@ def check_options(group: dict[str, Any]) -> None:
         raise ValueError(
             f"differentiable=True takes torch's own path, which has no {ours[0]}; leave one out"
         )
+
+
+def warn_of_misspelt(cls: type, group: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Warns of a key of a new group that is nearly an option: torch keeps any, without effect."""
+    known = {*defaults, *SHARED, "params", "param_names", REFERENCE_LR}
+    for key in group.keys() - known:
+        near = difflib.get_close_matches(str(key), map(str, known), n=1, cutoff=0.85)
+        if near:
+            warnings.warn(
+                f"a parameter group has {key!r}, which {cls.__name__} does not know and which has "
+                f"no effect; did you mean {near[0]!r}?",
+                stacklevel=4,
+            )
 
 
 def in_use(cls: type, group: dict[str, Any]) -> list[str]:

@@ -185,6 +185,14 @@ class EMA:
                 "parameters outside of the block"
             )
 
+    def __repr__(self) -> str:
+        """Returns the options, and how many averages there are of how many updates."""
+        return (
+            f"EMA(beta={self.beta}, bias_correction={self.bias_correction}, "
+            f"use_buffers={self.use_buffers}, averages={len(self.averages)}, "
+            f"n_averaged={self.n_averaged})"
+        )
+
     def state_bytes(self) -> int:
         """Returns the bytes of memory that the averages take."""
         return bytes_of({"averages": self.averages})
