@@ -8,6 +8,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
@@ -212,6 +217,35 @@ def bytes_of_this_process() -> None:
     shares: list[Any] = [None, None]
     dist.all_gather_object(shares, taken)
     assert shares[0] != shares[1]  # of 7 rows one rank has 4
+
+
+def eight_bits_under_fsdp() -> None:
+    """Checkpoints of shards and of the whole go on, of states whose blocks no shard cuts."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(70, 7), torch.nn.Linear(7, 130))
+    fully_shard(net)
+    optimizer, *others = (
+        onepass.AdamW(net.parameters(), lr=0.1, state_dtype=torch.int8) for _ in range(3)
+    )
+    for _ in range(2):
+        net(torch.randn(2, 70)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()  # else torch makes no state to load into
+    for whole, other in zip((False, True), others, strict=True):
+        saved = get_optimizer_state_dict(
+            net, optimizer, options=StateDictOptions(full_state_dict=whole, cpu_offload=whole)
+        )
+        set_optimizer_state_dict(
+            net,
+            other,
+            optim_state_dict=saved,
+            options=StateDictOptions(full_state_dict=whole, broadcast_from_rank0=whole),
+        )
+        for param in net.parameters():
+            for key, value in optimizer.state[param].items():
+                pair = [v.to_local() if isinstance(v, DTensor) else v
+                        for v in (value, other.state[param][key])]  # fmt: skip
+                assert torch.equal(*pair), (whole, key)
 
 
 def flat_shards_of_fsdp() -> None:

@@ -18,7 +18,11 @@ PLACEMENTS = (
     sharded.refusals_before_collectives,
     sharded.late_gradients,
 )
-FSDP = (sharded.bytes_of_this_process, sharded.flat_shards_of_fsdp)
+FSDP = (
+    sharded.bytes_of_this_process,
+    sharded.eight_bits_under_fsdp,
+    sharded.flat_shards_of_fsdp,
+)
 
 
 @pytest.mark.parametrize("promises", (PLACEMENTS, FSDP), ids=("placements", "FSDP"))
