@@ -1,10 +1,11 @@
-"""Trains a small language model in 12, 6 and 4 bytes a parameter, and compares the losses.
+"""Trains a small language model in 12, 10, 6 and 4 bytes a parameter, and compares the losses.
 
     python examples/small_states.py [--steps 600] [--seed 0]
 
-All runs start from the same weights and see the same batches: bytes of the source code of Python's
-own library. The one in 4 bytes is saved half way, goes on in an optimizer made anew, and ends by
-handing float32 moments to torch.optim. Needs `pip install .[demo]`.
+All runs start from the same weights, rounded to the dtype that they are stored in, and see the same
+batches: bytes of the source code of Python's own library. The run in 4 bytes is saved half way and
+resumed by a new optimizer. At the end torch.optim.AdamW loads its moments. Needs
+`pip install .[demo]`.
 """
 
 import io
@@ -52,7 +53,7 @@ STORAGES = (
 
 
 class Block(nn.Module):
-    """Attention to what came before, and a perceptron, each beside the way straight through."""
+    """Causal self-attention and a perceptron, each with a residual connection."""
 
     def __init__(self) -> None:
         """Starts from torch's weights."""
@@ -72,20 +73,20 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """A GPT of 258,000 parameters over bytes."""
+    """A GPT of 255,000 parameters over bytes."""
 
     def __init__(self) -> None:
-        """Starts from torch's weights, and tables of smaller numbers."""
+        """Starts from torch's weights, and embeddings of standard deviation 0.02."""
         super().__init__()
-        self.bytes, self.places = nn.Embedding(128, WIDTH), nn.Embedding(CONTEXT, WIDTH)
+        self.bytes, self.positions = nn.Embedding(128, WIDTH), nn.Embedding(CONTEXT, WIDTH)
         self.blocks = nn.Sequential(*(Block() for _ in range(LAYERS)))
         self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 128)
-        for table in (self.bytes, self.places):
+        for table in (self.bytes, self.positions):
             nn.init.normal_(table.weight, std=0.02)
 
     def forward(self, text: Tensor) -> Tensor:
         """Returns the logits of the byte after each."""
-        x = self.bytes(text) + self.places.weight[: text.shape[1]]
+        x = self.bytes(text) + self.positions.weight[: text.shape[1]]
         logits: Tensor = self.head(self.norm(self.blocks(x)))
         return logits
 
@@ -121,7 +122,7 @@ class Run:
     def loss(self, batch: Tensor) -> Tensor:
         """Returns the mean loss of all next bytes.
 
-        All arithmetic is float32, whatever the weights are stored in: processors are fast there.
+        All arithmetic is float32, whatever the weights are stored in.
         """
         weights = {name: weight.float() for name, weight in self.model.named_parameters()}
         logits = functional_call(self.model, weights, (batch[:, :-1],))
@@ -193,7 +194,7 @@ def main(
         )
     theirs = torch.optim.AdamW(run.model.parameters())
     theirs.load_state_dict(onepass.to_float32_state_dict(run.optimizer))
-    Console().print(table, "torch.optim.AdamW has taken over the moments, in float32.")
+    Console().print(table, "torch.optim.AdamW has loaded the moments, in the weights' dtype.")
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ SMALLEST_EXPONENT = -126
 
 @dataclass(frozen=True)
 class Format:
-    """Codes 0 and up to `len(numbers) - 1`, signed or not, and those of no number."""
+    """The magnitudes of codes 0 to `len(numbers) - 1`, and the codes of NaN and infinity."""
 
     numbers: np.ndarray  # of the codes, before the exponent
-    places: np.ndarray  # how finely the way from each code to the next is told apart
+    steps: np.ndarray  # into how many steps encoding divides the gap above each code
     is_signed: bool
 
     @property
@@ -35,13 +35,13 @@ class Format:
 
 
 def _format(codes_of_octaves: list[int], lost_bits: int, is_signed: bool) -> Format:
-    """From the octave [1, 2] down; of a float's 23 bits the last ones are not looked at."""
-    numbers, places = [2.0], [1.0]
+    """Octaves from [1, 2] down; encoding ignores the last `lost_bits` of a float's 23."""
+    numbers, steps = [2.0], [1.0]
     for octave, count in enumerate(codes_of_octaves):
         numbers += [2.0**-octave * (1 + k / count) for k in reversed(range(count))]
-        places += [2.0 ** (23 - lost_bits) / count] * count
+        steps += [2.0 ** (23 - lost_bits) / count] * count
     smallest = 2.0**40 if is_signed else 1.0  # linear down to 0, or never looked at
-    return Format(np.array([0.0, *numbers[::-1]]), np.array([smallest, *places[::-1]]), is_signed)
+    return Format(np.array([0.0, *numbers[::-1]]), np.array([smallest, *steps[::-1]]), is_signed)
 
 
 SIGNED = _format([32, 32, 16, 16, 8, 8, 4, 4, 2, 2, 1, 1], 1, True)
@@ -82,7 +82,7 @@ def _encode_block(x: np.ndarray, exponent: int, form: Format, random: np.ndarray
         size = np.minimum(size, form.numbers[-2])
     code = np.minimum(np.searchsorted(form.numbers, size, side="right"), len(form.numbers) - 1) - 1
     low, high = form.numbers[code], form.numbers[code + 1]
-    part = np.floor((size - low) / (high - low) * form.places[code]) / form.places[code]
+    part = np.floor((size - low) / (high - low) * form.steps[code]) / form.steps[code]
     # One rounding to float32: of the sum of the place and what is random.
     place = (code + part).astype(np.float32)
     if not form.is_signed:

@@ -1,4 +1,4 @@
-"""States of 8 bits do not depend on threads, instruction sets, layouts, shards or a resume."""
+"""States of 8 bits do not depend on threads, instruction sets, layouts or a resume."""
 
 from __future__ import annotations
 
@@ -67,8 +67,11 @@ def test_layouts_do_not_show(dtype: torch.dtype) -> None:
 
 
 @each_elementwise_case
-def test_a_part_of_the_rows_is_stepped_as_in_the_whole(case: Case) -> None:
-    """As processes do that share a model: codes and exponents of rows do not depend on others."""
+def test_the_first_rows_are_stepped_as_in_the_whole(case: Case) -> None:
+    """The blocks of a part are those of the whole.
+
+    Element numbers start at 0 in each part, so that only the first part rounds alike.
+    """
     whole = randn((10, 100), torch.float32, 1).requires_grad_()
     part = whole.detach()[:4].clone().requires_grad_()
     optimizers = [case.ours([param], state_dtype=torch.int8) for param in (whole, part)]
@@ -130,21 +133,44 @@ def test_sparse_rows_are_stepped_as_dense_ones() -> None:
 
 
 @pytest.mark.parametrize("scale", (1024.0, 3.0))
-def test_a_gradient_scaler_and_clipping_go_with_it(scale: float) -> None:
+def test_a_gradient_scaler_goes_with_it(scale: float) -> None:
     plain, scaled = model(CODED[-1]), model(CODED[-1], fused=True)
     for step in range(2):
-        for optimizer in (plain, scaled):
-            set_grads(params_of(optimizer), step)
-        for param in params_of(scaled):
-            assert param.grad is not None
-            param.grad *= scale
+        set_grads(params_of(scaled), step)
+        for param, twin in zip(params_of(plain), params_of(scaled), strict=True):
+            assert twin.grad is not None
+            twin.grad *= scale
+            param.grad = twin.grad / scale
         scaled.grad_scale = torch.tensor(scale)
         scaled.found_inf = torch.tensor(0.0)
         plain.step()
         scaled.step()
-    if scale == 1024.0:  # exact
-        for a, b in zip(params_of(plain), params_of(scaled), strict=True):
-            assert torch.equal(a, b)
+    for param, twin in zip(params_of(plain), params_of(scaled), strict=True):
+        assert torch.equal(param, twin)
+        assert torch.equal(param.grad, twin.grad)
+
+
+@each_coded_case
+def test_clipping_and_skipping_go_with_it(case: Case) -> None:
+    """The first step is that of floats, whose states are 0 too."""
+    shapes = ((5, 100), (7,))
+    coded, floats = (
+        case.ours(
+            make_params(shapes), lr=0.1, max_grad_norm=0.5, skip_nonfinite=True, state_dtype=d
+        )
+        for d in (torch.int8, torch.float32)
+    )
+    for optimizer in (coded, floats):
+        take_steps(optimizer, 1)
+    assert torch.equal(coded.grad_norm, floats.grad_norm)
+    for a, b in zip(params_of(coded), params_of(floats), strict=True):
+        assert torch.equal(a, b)
+    before = snapshot(coded)
+    kept = params_of(coded)[0].grad
+    params_of(coded)[0].grad = torch.full_like(params_of(coded)[0], torch.nan)
+    coded.step()
+    params_of(coded)[0].grad = kept
+    assert_same(snapshot(coded), before)
 
 
 def test_bfloat16_weights_round_beside_it() -> None:

@@ -22,11 +22,13 @@ from tests.coded import (
     floats_of,
 )
 from tests.support import (
+    assert_same,
     make_params,
     params_of,
     randn,
     raw,
     set_grads,
+    snapshot,
     take_steps,
 )
 from tests.unchanged import refused
@@ -304,7 +306,19 @@ def test_a_gradient_with_two_sparse_dimensions_is_refused() -> None:
         optimizer.step()
 
 
-def test_a_compiled_step_is_refused_in_words() -> None:
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_torch_compile_leaves_the_step_to_python_or_refuses_it() -> None:
+    optimizers = [onepass.AdamW(make_params([(3, 4)]), state_dtype=torch.int8) for _ in range(2)]
+    for optimizer in optimizers:
+        set_grads(params_of(optimizer), 1)
+    with pytest.raises(Exception, match="8 bits"):
+        torch.compile(optimizers[0].step, backend="eager", fullgraph=True)()
+    torch.compile(optimizers[0].step, backend="eager")()
+    optimizers[1].step()
+    assert_same(snapshot(optimizers[0]), snapshot(optimizers[1]))
+
+
+def test_a_step_under_a_mode_is_refused_in_words() -> None:
     (param,) = params = make_params([(3, 4)])
     optimizer = onepass.AdamW(params, state_dtype=torch.int8)
     param.grad = torch.ones_like(param)

@@ -21,7 +21,7 @@ struct State {
   const char* only_if = nullptr;   // the group option that turns it on
   double start = 0.0;              // its value before the first step,
   const char* start_at = nullptr;  // or the option that holds it
-  bool is_non_negative = false;    // may be rounded stochastically
+  bool is_non_negative = false;    // stored in unsigned codes; in 16 bits rounded as asked
   bool keeps_floats = false;       // does not survive in 8 bits
 };
 

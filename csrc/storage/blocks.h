@@ -1,18 +1,19 @@
 // Numbers of 8 bits in blocks of 64 that share an exponent: a code c of a block with the exponent e
 // stands for D(c) 2^e, with D from 2^-11 (signed) or 2^-23 (never negative) up to 2.
 //
-// D is an inverse of a root in which floats do most of the work: the bits of a float, taken as an
-// integer, are a piecewise linear logarithm (Mitchell 1962), and half of it, or a quarter, is the
-// logarithm of a square, or a fourth, root. So octaves from the largest number down have 32, 32,
-// 16, 16, 8, 8, 4, 4, 2, 2, 1 and 1 codes of each sign where numbers are signed; where they are
-// never negative, four times 32, four times 16, and so on down to four times 1.
-// Within an octave codes lie equally far apart, so that a uniform number added to the place between
-// two of them rounds with a mean that is exact. All of it is exact arithmetic, but for that sum.
+// Encoding takes a square root (signed) or a fourth root (never negative), decoding its inverse.
+// The bits of a float, taken as an integer, are a piecewise linear logarithm (Mitchell 1962); half
+// or a quarter of them is the logarithm of that root. So octaves from the largest number down have
+// 32, 32, 16, 16, 8, 8, 4, 4, 2, 2, 1 and 1 codes of each sign where numbers are signed; where they
+// are never negative, four times 32, four times 16, and so on down to four times 1. Within an
+// octave codes lie equally far apart, so that adding a uniform number to the place between two of
+// them rounds without bias, to within the 16 bits of that number. Encoding drops the last one or
+// two bits of a float; decoding is exact.
 //
-// 0 has a code that no other number of the unsigned gets: where a second moment became 0 and its
-// mean did not, the next step would be as large as mean / eps. What is not finite has codes too,
-// and the rest of its block does not suffer: infinity where numbers are never negative, as the
-// square of a large gradient, stays infinity and all else becomes NaN.
+// In the unsigned format only 0 has the code 0. A second moment rounded to 0 whose first moment is
+// not 0 would make the next step as large as mean / eps. NaN and infinity have codes and leave the
+// rest of their block alone. The unsigned format keeps infinity, the square of a large gradient; in
+// the signed format infinity becomes NaN.
 #pragma once
 
 #include <algorithm>
@@ -25,8 +26,8 @@ namespace onepass {
 
 inline constexpr std::int64_t kBlockSize = 64;
 
-// Rows of a parameter's first dimension are cut into blocks, of which the last may be short: a part
-// of the rows, as a process has that shares a parameter with others, has the blocks of the whole.
+// Each index of the first dimension is a row, cut into blocks; the last one may be short. So a
+// process that holds some of the rows has whole blocks.
 struct BlockRows {
   std::int64_t row_size = 0;  // 0: there are no blocks
 
@@ -42,7 +43,8 @@ struct BlockRows {
   }
 };
 
-// How the root is taken: by 2^-kHalvings, with kTop codes up to 1 of which kUnused are left out.
+// The root of degree 2^kHalvings, scaled so that the root of 2 is 1. A code is the root times kTop,
+// less kUnused, so that the smallest number has code 1.
 template <int kHalvings, int kTop, int kUnused>
 struct RootCurve {
   static constexpr std::uint32_t kOne = 0x3f800000u;                          // the bits of 1
@@ -65,12 +67,13 @@ struct SignedCode {
   static constexpr float kSecondLargest = 2.0f - 1.0f / 32.0f;
   static constexpr std::int32_t kNaN = -128, kInfinite = kNaN;
 
-  // Of a code that is neither 0 nor for what is not finite.
+  // The code must stand for a finite number other than 0.
   ONEPASS_FN static float decode(std::int32_t code, float scale) {
     const float magnitude = Curve::number_of(code < 0 ? -code : code) * scale;
     return float_of(bits_of(magnitude) | (static_cast<std::uint32_t>(code) & 0x80000000u));
   }
-  // Of a finite number's bits and its scaled magnitude. Under the smallest the way to 0 is linear.
+  // Takes the bits of a finite number and its magnitude, scaled. Below the smallest code the places
+  // down to 0 are linear.
   ONEPASS_FN static std::int32_t encode(std::int32_t bits, float scaled, float random) {
     const float place = scaled < 0x1p-11f ? scaled * 0x1p11f : Curve::place_of(scaled);
     const auto code = static_cast<std::int32_t>(place + random);
@@ -139,7 +142,7 @@ ONEPASS_FN std::int32_t exponent_of(std::int32_t magnitude) {
 
 // Whether all codes of a block stand for finite numbers that are not 0.
 template <class Code>
-ONEPASS_FN bool all_are_numbers(const typename Code::Stored* codes, std::int64_t size) {
+ONEPASS_FN bool all_finite_and_nonzero(const typename Code::Stored* codes, std::int64_t size) {
   std::uint8_t found = 0;
   for (std::int64_t i = 0; i < size; ++i) {
     const bool is_finite = codes[i] != static_cast<typename Code::Stored>(Code::kNaN) &&
@@ -151,7 +154,7 @@ ONEPASS_FN bool all_are_numbers(const typename Code::Stored* codes, std::int64_t
 
 // Codes are widened and narrowed in loops of their own: a loop over numbers of 8 and 32 bits at a
 // time is compiled to far more instructions.
-template <bool kAllAreNumbers, class Real, class Code>
+template <bool kAllFiniteAndNonzero, class Real, class Code>
 ONEPASS_FN void decode_block(const typename Code::Stored* codes, float scale, Real* block,
                              std::int64_t size) {
   std::int32_t wide[kBlockSize];
@@ -165,7 +168,7 @@ ONEPASS_FN void decode_block(const typename Code::Stored* codes, float scale, Re
     const float or_zero = wide[i] == 0 ? 0.0f : number;
     const float or_infinity = wide[i] == Code::kInfinite ? Limits::infinity() : or_zero;
     const float any = wide[i] == Code::kNaN ? Limits::quiet_NaN() : or_infinity;
-    block[i] = kAllAreNumbers ? number : any;
+    block[i] = kAllFiniteAndNonzero ? number : any;
   }
 }
 
@@ -195,7 +198,7 @@ ONEPASS_FN void encode_block(const Real* block, float per_scale, typename Code::
   for (std::int64_t i = 0; i < size; ++i) codes[i] = static_cast<typename Code::Stored>(wide[i]);
 }
 
-// Calls visit(element, size, exponent) for each block of a run, or the part of one.
+// Calls visit(offset, size, exponent) for each block of a run, or the part of it in the run.
 template <class Real, class Visit>
 ONEPASS_FN void for_each_block(const BlockRun<Real>& run, const Visit& visit) {
   std::int64_t in_row = run.first % run.rows.row_size;
@@ -226,14 +229,14 @@ ONEPASS_FN void decode_blocks(const BlockRun<Real>& run) {
                           std::int8_t exponent) __attribute__((always_inline)) {
     const float scale = power_of_two(exponent);
     with_size(size, [&](std::int64_t count) __attribute__((always_inline)) {
-      return all_are_numbers<Code>(codes + at, count)
+      return all_finite_and_nonzero<Code>(codes + at, count)
                  ? decode_block<true, Real, Code>(codes + at, scale, run.tile + at, count)
                  : decode_block<false, Real, Code>(codes + at, scale, run.tile + at, count);
     });
   });
 }
 
-// All exponents first: each is waited for, but not for that of the block before.
+// The exponents come first: their reductions do not depend on each other and overlap.
 template <class Real, class Code, Rounding rounding>
 ONEPASS_FN void encode_blocks(const BlockRun<Real>& run) {
   auto* const codes = static_cast<typename Code::Stored*>(run.codes) + run.first;

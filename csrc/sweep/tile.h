@@ -13,8 +13,8 @@ namespace onepass {
 
 inline constexpr std::int64_t kTileBytes = 4096;  // four to six tiles stay in the first-level cache
 
-// The elements of a tile that begins at `first`. None goes on where the numbers of elements, 32
-// bits in hashes, begin anew, unless a block does.
+// How many elements the tile from `first` on has. It ends where the 32-bit element numbers of the
+// hashes wrap around, unless a block crosses that place.
 template <class Real>
 std::int64_t tile_size(const Task& task, std::int64_t first, std::int64_t end) {
   constexpr std::int64_t kTile = kTileBytes / sizeof(Real), kAnew = std::int64_t{1} << 32;

@@ -10,8 +10,8 @@
 namespace onepass {
 namespace {
 
-// Parameters of one dimension keep floats: what is in 8 bits must not depend on how a model is
-// shared between processes, and one number is no row.
+// A row of a one-dimensional parameter is one number: a block for each would take 2 bytes a number,
+// and blocks across rows would depend on how processes share the parameter. So it keeps floats.
 constexpr std::int64_t kFewestDims = 2;
 
 std::array<std::int64_t, 2> exponent_shape(const at::TensorBase& param) {
@@ -26,7 +26,6 @@ at::Tensor on_cpu(const at::Tensor& tensor, at::ScalarType type, const char* rol
   return tensor.detach().to(at::kCPU, type).contiguous();
 }
 
-// What both of encode_state and decode_state work on.
 BlockRun<float> run_over(const at::Tensor& numbers, const at::Tensor& codes,
                          const at::Tensor& exponents) {
   return {codes.mutable_data_ptr(),
@@ -55,7 +54,7 @@ void check_codes(const at::TensorBase& codes, const at::TensorBase& exponents, b
               codes.strides(), " (", codes.key_set(),
               "); they must be a plain tensor in order: ", "call .contiguous()");
   TORCH_CHECK(param.dim() >= kFewestDims, state.text(),
-              " is codes of 8 bits, which only parameters ",
+              " has codes of 8 bits, which only parameters ",
               "of two dimensions and more take; load a state dict of this model");
   const std::array<std::int64_t, 2> shape = exponent_shape(param);
   const bool is_alike = exponents.scalar_type() == at::kChar &&

@@ -12,7 +12,7 @@
 
 namespace onepass {
 
-// Codes have exponents beside them.
+// Whether a state is stored in codes: no float state has these dtypes.
 inline bool has_code_dtype(const at::TensorBase& state) {
   return state.scalar_type() == at::kChar || state.scalar_type() == at::kByte;
 }

@@ -7,7 +7,6 @@ dimension and a number for each 64 elements of it.
 
 from __future__ import annotations
 
-import functools
 import math
 import sys
 from collections.abc import Callable, Mapping
@@ -25,23 +24,19 @@ if TYPE_CHECKING:
     from .optimizer import OnePass
 
 CODES = (torch.int8, torch.uint8)
-_SUFFIX = "_exponent"
 _BLOCK, _SMALLEST_EXPONENT = 64, -126
 
 
-@functools.cache
-def exponent_key(name: str) -> str:
-    """Returns the key of a state's exponents, the same object each time."""
-    return sys.intern(name + _SUFFIX)
-
-
 def is_codes(value: Any) -> bool:
-    """Returns whether a state is codes, if it has exponents."""
+    """Returns whether a tensor has the dtype of codes; exponents must stand beside it."""
     return isinstance(value, Tensor) and value.dtype in CODES
 
 
 def holds_codes(optimizer: OnePass) -> bool:
-    """Returns whether an optimizer has states of 8 bits, or would make some."""
+    """Returns whether an optimizer has states of 8 bits, or would make some.
+
+    While torch.compile traces, the options alone decide.
+    """
     if any(map(stores_codes, optimizer.param_groups)):
         return True
     if torch.compiler.is_compiling():  # a state that is looked at would be part of the graph
@@ -54,8 +49,7 @@ def holds_codes(optimizer: OnePass) -> bool:
 def code_dtype(state: State, param: Tensor) -> torch.dtype:
     """Returns the dtype of a state where 8 bits are asked for: floats where they do not serve.
 
-    Parameters of one dimension keep floats, so that what is in 8 bits does not depend on how a
-    model is shared between processes.
+    Parameters of fewer than two dimensions keep floats: their rows are single numbers.
     """
     if param.is_complex():
         raise ValueError(
@@ -103,7 +97,7 @@ def zeros(state: State, param: Tensor) -> dict[str, Tensor]:
 
 def _keyed(state: State, pair: tuple[Tensor, ...]) -> dict[str, Tensor]:
     codes, exponents = pair
-    return {state.name: codes, exponent_key(state.name): exponents}
+    return {state.name: codes, state.exponent_key: exponents}
 
 
 def decoded(codes: Tensor, exponents: Tensor) -> Tensor:
@@ -126,7 +120,7 @@ def check_saved(name: str, codes: Tensor, exponents: Any, state: State, param: T
     if not isinstance(exponents, Tensor) or exponents.dtype != torch.int8:
         raise ValueError(
             f"{name} has dtype {codes.dtype}, but no exponents of int8 stand beside it under "
-            f"'{exponent_key(state.name)}': these are no codes of onepass; load a whole state dict"
+            f"'{state.exponent_key}': these are no codes of onepass; load a whole state dict"
         )
     if exponents.shape != wanted:
         raise ValueError(
@@ -147,7 +141,7 @@ def _by_part(tensor: Any, convert: Callable[[Tensor], tuple[Tensor, ...]]) -> tu
         raise ValueError(
             f"Invalid state_dtype value: int8 (a parameter or its state is a "
             f"{type(wrapper).__name__}, but states of 8 bits go with plain tensors and DTensors; "
-            "give it a group without state_dtype)"
+            "give it a group with state_dtype=None)"
         )
     if not is_dtensor(tensor):
         return convert(tensor)
@@ -156,7 +150,7 @@ def _by_part(tensor: Any, convert: Callable[[Tensor], tuple[Tensor, ...]]) -> tu
         raise ValueError(
             f"Invalid state_dtype value: int8 (a parameter is placed as {placements}, but states "
             "of 8 bits are shared between processes by rows, Shard(0), only; give it a group "
-            "without state_dtype)"
+            "with state_dtype=None)"
         )
     whole = []
     for local in convert(tensor.to_local()):
@@ -171,18 +165,21 @@ def _by_part(tensor: Any, convert: Callable[[Tensor], tuple[Tensor, ...]]) -> tu
 
 
 def _is_by_rows(placement: Any) -> bool:
-    # By its very class: one that strides is derived from it in some versions of torch.
+    # isinstance would take _StridedShard, which some versions of torch derive from Shard.
     return type(placement) is sys.modules["torch.distributed.tensor"].Shard and placement.dim == 0
 
 
 def to_float32_state_dict(optimizer: OnePass) -> dict[str, Any]:
-    """Returns a state dict whose states of 8 bits are float32, as ``torch.optim`` loads it.
+    """Returns a state dict whose states of 8 bits are float32, which ``torch.optim`` loads.
+
+    torch then casts the moments to the parameter's dtype.
 
     Args:
         optimizer: one of onepass's.
 
     Raises:
         ValueError: a state of 8 bits lacks its exponents.
+        TypeError: it is no optimizer of onepass.
 
     Example:
         >>> import torch, onepass
@@ -214,13 +211,12 @@ def to_float32_state_dict(optimizer: OnePass) -> dict[str, Any]:
 def _with_floats(state: Any, states: dict[str, State]) -> Any:
     if not isinstance(state, Mapping):
         return state
-    coded = {name for name in states if is_codes(state.get(name))}
-    exponents = {exponent_key(name) for name in coded}
-    for name in coded:
-        given = state.get(exponent_key(name))
-        check_saved(name, state[name], given, states[name], state[name])
+    coded = {name: one for name, one in states.items() if is_codes(state.get(name))}
+    exponents = {one.exponent_key for one in coded.values()}
+    for name, one in coded.items():
+        check_saved(name, state[name], state.get(one.exponent_key), one, state[name])
     return {
-        key: decoded(value, state[exponent_key(key)]) if key in coded else value
+        key: decoded(value, state[coded[key].exponent_key]) if key in coded else value
         for key, value in state.items()
         if key not in exponents
     }

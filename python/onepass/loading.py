@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .codes import CODES, check_saved, decoded, encoded, exponent_key, is_codes
+from .codes import CODES, check_saved, decoded, encoded, is_codes
 from .rules import RULES, State
 from .state import (
     as_number,
@@ -35,7 +35,7 @@ class Saved:
 
 
 def wrap_states(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a state dict of dicts and lists with every state wrapped, or refuses another make."""
+    """Returns a state dict of dicts and lists, its states wrapped; refuses what is none."""
     state, groups = state_dict.get("state"), state_dict.get("param_groups")
     if not isinstance(state, Mapping):
         raise ValueError(f"the 'state' of a state dict must be a dict, got {state!r}")
@@ -51,12 +51,12 @@ def wrap_states(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_list(values: Any) -> bool:
-    """Returns whether values have an order and can be read again; a tensor's are no keys."""
+    """Returns whether values have an order and can be read again; a tensor holds no keys."""
     return isinstance(values, Collection) and not isinstance(values, (str, Mapping, Set, Tensor))
 
 
 def unwrap_states(optimizer: OnePass, state: dict[str, Any]) -> Any:
-    """Returns the states of a state dict cast to their parameters; others are as they came."""
+    """Returns the states of a state dict cast to their parameters; others are copied."""
     if not any(isinstance(saved, Saved) for saved in state["state"].values()):
         return state["state"]
     places = {
@@ -83,7 +83,7 @@ def _loaded(
         found = list(saved) if isinstance(saved, Mapping) else saved
         raise ValueError(f"the state of {name} must be a dict{wanted}, got {found!r}")
     states = {state.name: state for state in rule.states if _can_step(param)}
-    exponents = {exponent_key(key) for key in states}
+    exponents = {state.exponent_key for state in states.values()}
     options = {**optimizer.defaults, **group}
     loaded: dict[Any, Any] = {}
     for key, value in saved.items():
@@ -117,14 +117,14 @@ def _loaded_state(
     """Returns a saved state as the optimizer keeps it, codes or floats."""
     value, label = saved[state.name], f"{state.name} of {name}"
     if is_codes(value):
-        exponents: Any = saved.get(exponent_key(state.name))
+        exponents: Any = saved.get(state.exponent_key)
         check_saved(label, value, exponents, state, param)
         value, exponents = (
             _copied(name, one, param)
             for name, one in ((label, value), (f"the exponents of {label}", exponents))
         )
         if value.dtype == dtype:
-            return {state.name: value, exponent_key(state.name): exponents}
+            return {state.name: value, state.exponent_key: exponents}
         value = decoded(value, exponents)
     if dtype not in CODES:
         return {state.name: cast_state(label, value, param, dtype)}

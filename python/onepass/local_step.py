@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ._torch import Spec, is_memory, spec_of
-from .codes import exponent_key
 from .options import hand_over_reference_rates
 from .parts import (
     Part,
@@ -55,8 +54,8 @@ class LocalStep:
         self.state: dict[Tensor, dict[str, Any]] = {}
         self._optimizer = optimizer
         self._strict = strict
-        names = [one.name for one in RULES[optimizer.rule].states]
-        self._states = {*names, *map(exponent_key, names)}
+        states = RULES[optimizer.rule].states
+        self._states = {key for one in states for key in (one.name, one.exponent_key)}
         self._rows: dict[Tensor, _Row] = {}
         self._owners: dict[Tensor, tuple[Tensor, int]] = {}  # of the parts
         self._made: dict[Tensor, dict[str, Any]] = {}

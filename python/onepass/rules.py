@@ -23,6 +23,7 @@ class State:
     start_at: str | None
     is_non_negative: bool
     keeps_floats: bool  # where the others are stored in 8 bits
+    exponent_key: str  # of the exponents, where it is stored so
 
     def start_in(self, group: dict[str, Any]) -> float:
         """Returns the value before the first step; a rate that rounding brought below 0 is 0."""
@@ -94,7 +95,11 @@ def _is_on(option: Any) -> bool:
 
 def _states(rows: list[dict[str, Any]]) -> tuple[State, ...]:
     # Interned, so that the native half finds a state by comparing addresses.
-    return tuple(State(**{**row, "name": sys.intern(row["name"])}) for row in rows)
+    names = [sys.intern(row["name"]) for row in rows]
+    return tuple(
+        State(**{**row, "name": name}, exponent_key=sys.intern(f"{name}_exponent"))
+        for row, name in zip(rows, names, strict=True)
+    )
 
 
 RULES = {
