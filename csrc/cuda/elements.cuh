@@ -41,8 +41,8 @@ template <class Real>
 class Raw {
  public:
   ONEPASS_DEVICE void load_from(const void* data, Format type, std::int64_t first) {
-    const auto* const memory = static_cast<const char*>(data) + first * bytes_of(type);
-    switch (kVector<Real> * bytes_of(type)) {
+    const auto* const memory = static_cast<const char*>(data) + first * bytes_of_float(type);
+    switch (kVector<Real> * bytes_of_float(type)) {
       case 16:
         words_ = load<uint4>(memory);
         return;
@@ -58,8 +58,8 @@ class Raw {
   }
 
   ONEPASS_DEVICE void store_to(void* data, Format type, std::int64_t first) const {
-    auto* const memory = static_cast<char*>(data) + first * bytes_of(type);
-    switch (kVector<Real> * bytes_of(type)) {
+    auto* const memory = static_cast<char*>(data) + first * bytes_of_float(type);
+    switch (kVector<Real> * bytes_of_float(type)) {
       case 16:
         return store(memory, words_);
       case 8:

@@ -19,9 +19,11 @@ ONEPASS_FN constexpr bool has_blocks(Format type) {
   return type == Format::kInt8 || type == Format::kUInt8;
 }
 
-ONEPASS_FN constexpr int bytes_of(Format type) {
-  if (has_blocks(type)) return 1;
+ONEPASS_FN constexpr int bytes_of_float(Format type) {
   return type == Format::kFloat64 ? 8 : type == Format::kFloat32 ? 4 : 2;
+}
+ONEPASS_FN constexpr int bytes_of(Format type) {
+  return has_blocks(type) ? 1 : bytes_of_float(type);
 }
 
 struct BFloat16 {
