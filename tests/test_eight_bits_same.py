@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-import io
-
 import pytest
 import torch
 
 import onepass
-from onepass import _C
 from tests.cases import Case
 from tests.coded import (
     CODED,
@@ -18,9 +14,9 @@ from tests.coded import (
     model,
 )
 from tests.layouts import WRITABLE, place
+from tests.reproducible import assert_resumed_goes_on, assert_same_for_threads_and_instruction_sets
 from tests.support import (
     assert_same,
-    instruction_sets,
     make_params,
     params_of,
     randn,
@@ -34,20 +30,7 @@ from tests.support import (
 
 @each_coded_case
 def test_threads_and_instruction_sets_do_not_show(case: Case) -> None:
-    want = None
-    threads = torch.get_num_threads()
-    try:
-        for count in (1, 2, 3, 7):
-            torch.set_num_threads(count)
-            for name in instruction_sets():
-                _C.set_instruction_set(name)
-                optimizer = model(case)
-                take_steps(optimizer, 2)
-                want = want or snapshot(optimizer)
-                assert_same(snapshot(optimizer), want, (count, name))
-    finally:
-        torch.set_num_threads(threads)
-        _C.set_instruction_set(instruction_sets()[-1])
+    assert_same_for_threads_and_instruction_sets(lambda: model(case))
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16, torch.float64))
@@ -86,20 +69,7 @@ def test_the_first_rows_are_stepped_as_in_the_whole(case: Case) -> None:
 
 @each_coded_case
 def test_a_resumed_run_goes_on_with_the_same_bits(case: Case) -> None:
-    optimizer = model(case)
-    take_steps(optimizer, 2)
-    file = io.BytesIO()
-    torch.save(optimizer.state_dict(), file)
-    file.seek(0)
-    resumed = model(case)
-    resumed.load_state_dict(torch.load(file, weights_only=True))
-    for a, b in zip(params_of(resumed), params_of(optimizer), strict=True):
-        a.data.copy_(b.detach())
-    copied = copy.deepcopy(optimizer)
-    for one in (optimizer, resumed, copied):
-        take_steps(one, 2, first=2)
-    assert_same(snapshot(resumed), snapshot(optimizer))
-    assert_same(snapshot(copied), snapshot(optimizer))
+    assert_resumed_goes_on(lambda: model(case))
 
 
 @each_coded_case

@@ -5,9 +5,7 @@ The hash and the rounding are written here once more, in numpy and from their de
 
 from __future__ import annotations
 
-import copy
 import inspect
-import io
 import warnings
 from typing import Any
 
@@ -22,9 +20,9 @@ from tests.bad_inputs import Mode
 from tests.cases import CASES, Case
 from tests.devices import of
 from tests.layouts import WRITABLE, place
+from tests.reproducible import assert_resumed_goes_on, assert_same_for_threads_and_instruction_sets
 from tests.support import (
     assert_same,
-    instruction_sets,
     make_params,
     params_of,
     randn,
@@ -253,20 +251,7 @@ def model(case: Case, dtype: torch.dtype = torch.bfloat16, **options: Any) -> An
 
 @each_rounding_case
 def test_threads_and_instruction_sets_do_not_show(case: Case) -> None:
-    want = None
-    threads = torch.get_num_threads()
-    try:
-        for count in (1, 2, 3, 7):
-            torch.set_num_threads(count)
-            for name in instruction_sets():
-                onepass._C.set_instruction_set(name)
-                optimizer = model(case)
-                take_steps(optimizer, 2)
-                want = want or snapshot(optimizer)
-                assert_same(snapshot(optimizer), want, (count, name))
-    finally:
-        torch.set_num_threads(threads)
-        onepass._C.set_instruction_set(instruction_sets()[-1])
+    assert_same_for_threads_and_instruction_sets(lambda: model(case))
 
 
 @each_dtype
@@ -283,21 +268,7 @@ def test_layouts_do_not_show(dtype: torch.dtype) -> None:
 
 @each_rounding_case
 def test_a_resumed_run_goes_on_with_the_same_bits(case: Case) -> None:
-    optimizer = model(case)
-    take_steps(optimizer, 2)
-    file = io.BytesIO()
-    torch.save(optimizer.state_dict(), file)
-    file.seek(0)
-    resumed = model(case)
-    resumed.load_state_dict(torch.load(file, weights_only=True))
-    for a, b in zip(params_of(resumed), params_of(optimizer), strict=True):
-        a.data.copy_(b.detach())
-    copied = copy.deepcopy(optimizer)
-    for one in (optimizer, resumed, copied):
-        take_steps(one, 2, first=2)
-    assert_same(snapshot(resumed), snapshot(optimizer))
-    for a, b in zip(params_of(copied), params_of(optimizer), strict=True):
-        assert torch.equal(a, b)
+    assert_resumed_goes_on(lambda: model(case))
 
 
 @each_rounding_case

@@ -80,9 +80,11 @@ void StateReader::read(PyObject* state, const Group& group, const Subject& subje
     const int k = std::countr_zero(present);
     tensors.states[count] = tensor_under(state_keys_[k], algorithm_.states[k].name);
     tensors.exponents[count] = nullptr;
-    if (!has_code_dtype(*tensors.states[count]) || get(state, exponent_keys_[k]) == nullptr)
-      continue;
-    tensors.exponents[count] = tensor_under(exponent_keys_[k], PyUnicode_AsUTF8(exponent_keys_[k]));
+    if (!has_code_dtype(*tensors.states[count])) continue;
+    PyObject* const key = exponent_keys_[k];
+    PyObject* const exponents = in_order.find(key);
+    if (exponents == nullptr) continue;
+    tensors.exponents[count] = &tensor_of(exponents, subject, PyUnicode_AsUTF8(key));
     tensors.has_codes = true;
   }
 }

@@ -48,7 +48,7 @@ void Plan::bump_versions(std::size_t k) const {
   bump(tensors.param);
   for (int state = 0; state < tasks_[k].state_count; ++state) {
     bump(tensors.states[state]);
-    if (tensors.has_codes && tensors.exponents[state] != nullptr) bump(tensors.exponents[state]);
+    if (const auto* const exponents = tensors.exponents_of(state)) bump(exponents);
   }
   if (scaler_.scales()) bump(tensors.grad);
 }

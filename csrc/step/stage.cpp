@@ -26,8 +26,8 @@ void Plan::hold() {
     memory_.held.push_back(tensors.grad->storage());
     for (int state = 0; state < group.state_count; ++state) {
       memory_.held.push_back(tensors.states[state]->storage());
-      if (tensors.has_codes && tensors.exponents[state] != nullptr)
-        memory_.held.push_back(tensors.exponents[state]->storage());
+      if (const auto* const exponents = tensors.exponents_of(state))
+        memory_.held.push_back(exponents->storage());
     }
     for (std::size_t n = 0; n < group.algorithm->numbers.size(); ++n)
       memory_.held.push_back(tensors.numbers[n]->storage());

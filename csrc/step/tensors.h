@@ -20,6 +20,11 @@ struct Tensors {
   bool has_codes = false;  // some state is codes: else no exponents are looked at
   bool is_new = false;     // the states were made for this step
 
+  // The exponents of a state that is codes, else null.
+  const at::TensorBase* exponents_of(int state) const {
+    return has_codes ? exponents[state] : nullptr;
+  }
+
   // Calls visit(tensor) for those that nearly every parameter has.
   template <void (*visit)(const at::TensorBase&)>
   [[gnu::always_inline]] void for_each(int state_count) const {

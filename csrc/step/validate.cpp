@@ -109,7 +109,7 @@ void Validation::check_states(const Tensors& tensors, ByteRanges& ranges) const 
   for (int k = 0; k < group_.state_count; ++k) {
     const at::TensorBase& tensor = *tensors.states[k];
     const Subject state = subject_.about(group_.state_names[k]);
-    const at::TensorBase* const exponents = tensors.has_codes ? tensors.exponents[k] : nullptr;
+    const at::TensorBase* const exponents = tensors.exponents_of(k);
     if (exponents != nullptr) {
       TORCH_CHECK(group_.algorithm->counts_steps, state.text(), " is codes of 8 bits, which ",
                   group_.algorithm->name, " cannot round: it keeps no count of its steps; take a ",

@@ -82,30 +82,42 @@ Codec<Real> nearest_encoder(Format type) {
 }
 
 template <class Real, Rounding rounding>
-Codec<Real> random_encoder(Format type) {
-  static constexpr auto brain =
-      PerInstructionSet<&encode_run_randomly<Real, BFloat16, rounding>>::table;
-  static constexpr auto half = PerInstructionSet<&encode_run_randomly<Real, Half, rounding>>::table;
-  return (type == Format::kBFloat16 ? brain : half)[instruction_set()];
+Codec<Real> encoder_by(Format type) {
+  if constexpr (rounding == Rounding::kNearest) {
+    return nearest_encoder<Real>(type);
+  } else {
+    static constexpr auto brain =
+        PerInstructionSet<&encode_run_randomly<Real, BFloat16, rounding>>::table;
+    static constexpr auto half =
+        PerInstructionSet<&encode_run_randomly<Real, Half, rounding>>::table;
+    return (type == Format::kBFloat16 ? brain : half)[instruction_set()];
+  }
+}
+
+// Calls choose<rounding>() for a rounding that is known when the step runs.
+template <class Choose>
+auto by_rounding(Rounding rounding, const Choose& choose) {
+  switch (rounding) {
+    case Rounding::kOfWeight:
+      return choose.template operator()<Rounding::kOfWeight>();
+    case Rounding::kOfState:
+      return choose.template operator()<Rounding::kOfState>();
+    case Rounding::kOfSecondState:
+      return choose.template operator()<Rounding::kOfSecondState>();
+    case Rounding::kOfThirdState:
+      return choose.template operator()<Rounding::kOfThirdState>();
+    case Rounding::kOfFourthState:
+      return choose.template operator()<Rounding::kOfFourthState>();
+    case Rounding::kNearest:
+      break;
+  }
+  return choose.template operator()<Rounding::kNearest>();
 }
 
 template <class Real>
 Codec<Real> encoder(const Operand& operand) {
-  switch (operand.rounding) {
-    case Rounding::kNearest:
-      return nearest_encoder<Real>(operand.type);
-    case Rounding::kOfWeight:
-      return random_encoder<Real, Rounding::kOfWeight>(operand.type);
-    case Rounding::kOfState:
-      return random_encoder<Real, Rounding::kOfState>(operand.type);
-    case Rounding::kOfSecondState:
-      return random_encoder<Real, Rounding::kOfSecondState>(operand.type);
-    case Rounding::kOfThirdState:
-      return random_encoder<Real, Rounding::kOfThirdState>(operand.type);
-    case Rounding::kOfFourthState:
-      return random_encoder<Real, Rounding::kOfFourthState>(operand.type);
-  }
-  return nullptr;
+  return by_rounding(operand.rounding,
+                     [&]<Rounding rounding>() { return encoder_by<Real, rounding>(operand.type); });
 }
 
 template <class Real>
@@ -129,20 +141,9 @@ BlockCodec<Real> block_encoder_by(Format type) {
 
 template <class Real>
 BlockCodec<Real> block_encoder(const Operand& operand) {
-  switch (operand.rounding) {
-    case Rounding::kOfState:
-      return block_encoder_by<Real, Rounding::kOfState>(operand.type);
-    case Rounding::kOfSecondState:
-      return block_encoder_by<Real, Rounding::kOfSecondState>(operand.type);
-    case Rounding::kOfThirdState:
-      return block_encoder_by<Real, Rounding::kOfThirdState>(operand.type);
-    case Rounding::kOfFourthState:
-      return block_encoder_by<Real, Rounding::kOfFourthState>(operand.type);
-    case Rounding::kNearest:
-    case Rounding::kOfWeight:
-      return block_encoder_by<Real, Rounding::kNearest>(operand.type);
-  }
-  return nullptr;
+  return by_rounding(operand.rounding, [&]<Rounding rounding>() {
+    return block_encoder_by<Real, rounding>(operand.type);
+  });
 }
 
 inline std::byte* element(const Operand& operand, std::int64_t offset) {

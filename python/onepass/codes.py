@@ -85,14 +85,17 @@ def zeros(state: State, param: Tensor) -> dict[str, Tensor]:
     """Returns the codes and exponents of a state that is 0 everywhere, under their keys."""
 
     def convert(local: Tensor) -> tuple[Tensor, Tensor]:
-        blocks = math.ceil(math.prod(local.shape[1:]) / _BLOCK)
         codes = torch.zeros_like(
             local, dtype=code_dtype(state, local), memory_format=torch.contiguous_format
         )
-        shape = (local.shape[0], blocks)
+        shape = _exponent_shape(codes)
         return codes, codes.new_full(shape, _SMALLEST_EXPONENT, dtype=torch.int8)
 
     return _keyed(state, _by_part(param.detach(), convert))
+
+
+def _exponent_shape(codes: Tensor) -> tuple[int, int]:
+    return codes.shape[0], math.ceil(math.prod(codes.shape[1:]) / _BLOCK)
 
 
 def _keyed(state: State, pair: tuple[Tensor, ...]) -> dict[str, Tensor]:
@@ -115,8 +118,7 @@ def check_saved(name: str, codes: Tensor, exponents: Any, state: State, param: T
             f"{name} is codes of shape {list(codes.shape)}, but the parameter has shape "
             f"{list(param.shape)}; load a state dict of this model"
         )
-    blocks = math.ceil(math.prod(codes.shape[1:]) / _BLOCK)
-    wanted = (codes.shape[0], blocks)
+    wanted = _exponent_shape(codes)
     if not isinstance(exponents, Tensor) or exponents.dtype != torch.int8:
         raise ValueError(
             f"{name} has dtype {codes.dtype}, but no exponents of int8 stand beside it under "
