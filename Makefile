@@ -89,7 +89,7 @@ format: $(STAMPS)/lint
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 clean:
-	rm -rf build dist python/*.egg-info python/onepass/_C.*.so python/onepass/_build_info.py
+	rm -rf build dist python/*.egg-info python/onepass/*.so python/onepass/_torch_*_*
 	rm -rf $(STAMPS) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(STAMPS)/venv:

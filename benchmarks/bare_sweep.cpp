@@ -27,7 +27,7 @@ ONEPASS_FN void touch(const LoopArgs& args) {
 
 template <int... kStates>
 Loop touch_of(int states, std::integer_sequence<int, kStates...> /*all*/) {
-  const Loop loops[] = {PerInstructionSet<&touch<kStates>>::table[instruction_set()]...};
+  const Loop loops[] = {PerInstructionSet<&touch<kStates>>::table[widest_instruction_set()]...};
   return loops[states];
 }
 

@@ -1,6 +1,9 @@
 // The few macros of the project: what differs between compilers and devices.
 #pragma once
 
+// What the library of kernels offers to those who load it; all else of it is hidden.
+#define ONEPASS_API __attribute__((visibility("default")))
+
 // A function of the element loop. Inlining is forced, because a call that is left standing would
 // run the baseline copy of the function inside a loop compiled for a wider instruction set.
 #if defined(__CUDACC__)

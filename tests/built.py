@@ -7,34 +7,44 @@ import shlex
 import sysconfig
 from pathlib import Path
 
+import torch
+
 ROOT = Path(__file__).parents[1]
-BUILD = ROOT / "build" / f"release-{sysconfig.get_config_var('SOABI')}"
+# A folder for each of the two libraries.
+KERNELS = ROOT / "build/release/kernels"
+TORCH_MINOR = "_".join(torch.__version__.split(".")[:2])
+GLUE = ROOT / f"build/release/torch-{TORCH_MINOR}-{sysconfig.get_config_var('SOABI')}"
 
 
-def variable(name: str) -> list[str]:
+def variable(name: str, folder: Path) -> list[str]:
     """Returns the words of a variable of build.ninja."""
-    file = BUILD / "build.ninja"
+    file = folder / "build.ninja"
     if not file.exists():
         raise FileNotFoundError(f"{file}: tests compile as onepass was compiled; make test first")
     found = dict(re.findall(r"^(\w+) = (.*)$", file.read_text(), re.MULTILINE))
     return shlex.split(found[name])
 
 
-def flags() -> tuple[list[str], list[str], list[str]]:
+def flags(folder: Path = KERNELS) -> tuple[list[str], list[str], list[str]]:
     """Returns the compiler, its flags before the file's name, and those after it, of setup.py.
 
     The compiler may be of several words, such as `ccache g++`: all before the first flag.
     """
-    words = [*variable("cxx"), *variable("cflags")]
+    words = [*variable("cxx", folder), *variable("cflags", folder)]
     first = next(k for k, word in enumerate(words) if word.startswith("-"))
-    return words[:first], words[first:], variable("post_cflags")
+    return words[:first], words[first:], variable("post_cflags", folder)
 
 
 def built_object(unit: Path) -> Path | None:
     """Returns the object that the build made of a unit, or None where a source is newer."""
-    built = BUILD / unit.with_suffix(".o")
+    built = folder_of(unit) / unit.with_suffix(".o")
     newest = max(source.stat().st_mtime for source in files_of(ROOT / unit))
     return built if built.exists() and built.stat().st_mtime > newest else None
+
+
+def folder_of(unit: Path) -> Path:
+    """Returns the folder of the library that a unit is compiled into."""
+    return KERNELS if (KERNELS / unit.parent).is_dir() else GLUE
 
 
 def files_of(file: Path) -> set[Path]:

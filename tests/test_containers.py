@@ -244,7 +244,7 @@ FROZEN: dict[str, Callable[[], torch.Tensor]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:TypedStorage", "ignore:Complex")
+@pytest.mark.filterwarnings("ignore:TypedStorage", "ignore:Complex", "ignore:torch.quantize")
 @pytest.mark.parametrize("kind", FROZEN)
 @each_kind
 def test_a_frozen_parameter_may_be_of_any_kind(case: Case, kind: str) -> None:

@@ -63,12 +63,11 @@ def subject_of(label: str) -> str:
 def compiled(
     compiler: Sequence[str], units: Sequence[Path], folder: Path, *options: str
 ) -> list[Path]:
-    """Compiles units with the options of setup.py, without torch's headers."""
+    """Compiles units of the library of kernels with the options of setup.py."""
 
     def compile_one(unit: Path) -> Path:
         made = folder / unit.with_suffix(".o").name
-        include = (f"-I{PORTABLE}", "-Icsrc")
-        output_of(*compiler, *include, "-c", unit, "-o", made, *flags()[2], *options)
+        output_of(*compiler, "-Icsrc", "-c", unit, "-o", made, *flags()[2], *options)
         return made
 
     with ThreadPoolExecutor(max_workers=2) as pool:

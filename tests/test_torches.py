@@ -15,11 +15,13 @@ torches = pytest.importorskip("tools.torches", reason="tools/torches.py needs Py
 
 def test_the_oldest_and_the_newest_torch_are_tested_and_every_python_that_is_said_to_be() -> None:
     minors = [_versions.minor(version.torch) for version in torches.VERSIONS]
-    assert (minors[0], minors[-1]) == _versions.TORCH
-    pythons = [version.python for version in torches.VERSIONS]
-    assert pythons[-1] == _versions.PYTHON_TO_TAKE
+    (major, oldest), (_, newest) = _versions.TORCH
+    assert minors == [(major, minor) for minor in range(oldest, newest + 1)]
+    tested = [version for version in torches.VERSIONS if version.torch in torches.TESTED]
+    assert tested[0] == torches.VERSIONS[0] and tested[-1] == torches.VERSIONS[-1]
+    assert tested[-1].python == _versions.PYTHON_TO_TAKE
     readme = (Path(__file__).parents[1] / "README.md").read_text()
-    for version in torches.VERSIONS:
+    for version in tested:
         assert version.torch in readme and version.python in readme
 
 
@@ -55,8 +57,8 @@ def no_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     made = torches.Environment.__init__
 
-    def init(self: torches.Environment, version: torches.Version) -> None:
-        made(self, version)
+    def init(self: torches.Environment, *arguments: object) -> None:
+        made(self, *arguments)
         self.python = Path(sys.executable)
 
     monkeypatch.setattr(torches.Environment, "__init__", init)

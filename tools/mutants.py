@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from build_backend.toolchain import cuda_home
-from tests.built import BUILD, ROOT, built_object, files_of, flags
+from tests.built import GLUE, KERNELS, ROOT, TORCH_MINOR, built_object, files_of, flags, folder_of
 
 CSRC = ROOT / "csrc"
 UNITS = sorted(file.relative_to(ROOT) for file in CSRC.glob("**/*.cpp"))
@@ -102,27 +102,40 @@ class Copy:
         for part in ("csrc", "python"):
             ignored = shutil.ignore_patterns("__pycache__", "*.so")
             shutil.copytree(ROOT / part, folder / part, ignore=ignored)
-        self.compiler, before, self.after = flags()
-        ours = {f"-I{CSRC}": f"-I{folder / 'csrc'}"}
-        self.before = [ours.get(flag, flag) for flag in before if flag != "-c"]
+        self.package = folder / "python/onepass"
 
     def compile(self, unit: Path) -> Path | None:
         """Returns the object, or None where the compiler refuses; -O1 changes no bits."""
+        compiler, before, after = flags(folder_of(unit))
+        ours = {f"-I{CSRC}": f"-I{self.folder / 'csrc'}"}
+        before = [ours.get(flag, flag) for flag in before if flag != "-c"]
         made = self.folder / unit.with_suffix(".o").name
-        line = [*self.compiler, *self.before, "-c", self.folder / unit, "-o", made, *self.after]
+        line = [*compiler, *before, "-c", self.folder / unit, "-o", made, *after]
         return made if run([*line, "-O1", "-w"]).returncode == 0 else None
 
     def link(self, changed: dict[Path, Path]) -> None:
         """Links; what was changed stands first, where several objects hold an inline function."""
-        objects = [*changed.values(), *(built_object(u) for u in UNITS if u not in changed)]
-        kernels = [BUILD / f.relative_to(ROOT).with_suffix(".o") for f in CSRC.glob("**/*.cu")]
-        if (home := cuda_home()) is not None and all(kernel.exists() for kernel in kernels):
-            objects += [*kernels, f"-L{home / 'lib64'}", "-lcudart_static", "-lrt", "-ldl"]
-        names = [f"-l{name}" for name in ("c10", "torch", "torch_cpu", "torch_python", "pthread")]
-        module = self.folder / "python/onepass" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
-        libraries = f"-L{Path(torch.__file__).parent / 'lib'}"
-        done = run([*self.compiler, "-shared", *objects, libraries, *names, "-o", module])
-        done.check_returncode()
+        kernels = self.package / "libonepass_kernels.so"
+        cuda = [KERNELS / f.relative_to(ROOT).with_suffix(".o") for f in CSRC.glob("**/*.cu")]
+        more: list[object] = [f"-Wl,-soname,{kernels.name}"]
+        if (home := cuda_home()) is not None and all(kernel.exists() for kernel in cuda):
+            more += [*cuda, f"-L{home / 'lib64'}", "-lcudart_static", "-lrt", "-ldl", "-lpthread"]
+        self.link_library(KERNELS, changed, kernels, more)
+        module = f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+        names = [f"-l{name}" for name in ("c10", "torch", "torch_cpu", "torch_python")]
+        more = [kernels, f"-L{Path(torch.__file__).parent / 'lib'}", *names]
+        folder = self.package / f"_torch_{TORCH_MINOR}"
+        folder.mkdir(exist_ok=True)
+        self.link_library(GLUE, changed, folder / module, [*more, "-Wl,-rpath,$ORIGIN/.."])
+
+    def link_library(
+        self, folder: Path, changed: dict[Path, Path], made: Path, more: Sequence[object]
+    ) -> None:
+        """Links one of the two libraries."""
+        units = [unit for unit in UNITS if folder_of(unit) == folder]
+        objects = [made for unit, made in changed.items() if unit in units]
+        objects += [built_object(unit) for unit in units if unit not in changed]
+        run([*flags()[0], "-shared", *objects, *more, "-o", made]).check_returncode()
 
     def noticed(self, tests: Sequence[str]) -> str:
         """Returns what the tests say of the copy, nothing where all pass."""

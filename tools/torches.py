@@ -1,6 +1,6 @@
 """Runs the suite of `make test` with other versions of torch and Python, on the CPU.
 
-    python tools/torches.py                              all of VERSIONS
+    python tools/torches.py                              all of TESTED
     python tools/torches.py 2.11.0 -- -x tests/test_ops.py   one of them; pytest takes the rest
 
 For each version there are a virtual environment and a copy of the checkout, in which onepass is
@@ -16,8 +16,10 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tomllib
 
@@ -25,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path(os.environ.get("TORCHES") or Path.home() / ".cache/onepass/torches")
 MADE_HERE = shutil.ignore_patterns(
     ".git", ".venv", "build", "dist", "*.egg-info", "*.so", "__pycache__",
-    "_build_info.py", ".*_cache", ".hypothesis",
+    ".*_cache", ".hypothesis",
 )  # fmt: skip
 FLAGS = "import sys, os; sys.setdlopenflags(os.RTLD_LAZY)\n"  # functions of stand-ins are missing
 TORCHS = (
@@ -50,17 +52,20 @@ class Version:
     real: tuple[str, ...]
 
 
+CUDA_12_8 = ("nvidia-cuda-runtime-cu12==12.8.*", "nvidia-cuda-cupti-cu12==12.8.*")
+CUDA_13_0 = ("nvidia-cuda-runtime==13.0.*", "nvidia-cuda-cupti==13.0.*")
+CUDA_13_2 = ("nvidia-cuda-runtime==13.2.*", "nvidia-cuda-cupti==13.2.*")
+# One of each minor version; these are tested where no other is asked for: TESTED.
 VERSIONS = (
-    Version(
-        "2.9.1", "3.11", ("nvidia-cuda-runtime-cu12==12.8.*", "nvidia-cuda-cupti-cu12==12.8.*")
-    ),
-    Version("2.11.0", "3.12", ("nvidia-cuda-runtime==13.0.*", "nvidia-cuda-cupti==13.0.*")),
-    Version(
-        "2.15.0",
-        "3.13",
-        ("nvidia-cuda-runtime==13.2.*", "nvidia-cuda-cupti==13.2.*", "nvidia-nvshmem-cu13==3.7.*"),
-    ),
+    Version("2.9.1", "3.11", CUDA_12_8),
+    Version("2.10.0", "3.11", CUDA_12_8),
+    Version("2.11.0", "3.12", CUDA_13_0),
+    Version("2.12.1", "3.12", CUDA_13_0),
+    Version("2.13.0", "3.13", ()),  # its wheel on PyPI is for the CPU
+    Version("2.14.1", "3.13", (*CUDA_13_0, "nvidia-nvshmem-cu13==3.4.*")),
+    Version("2.15.0", "3.13", (*CUDA_13_2, "nvidia-nvshmem-cu13==3.7.*")),
 )
+TESTED = ("2.9.1", "2.11.0", "2.15.0")
 
 
 def run(*command: object, cwd: Path = ROOT, quiet: bool = True, **settings: str) -> str:
@@ -75,8 +80,8 @@ def run(*command: object, cwd: Path = ROOT, quiet: bool = True, **settings: str)
     )
 
 
-def find_python(minor: str) -> str:
-    """Returns a Python of this minor version, or the one that runs here, and says so."""
+def find_python(minor: str, or_this: bool = True) -> str | None:
+    """Returns a Python of this minor version, else the one that runs here, and says so, or None."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     places = [shutil.which(f"python{minor}"), *pyenv.glob(f"versions/{minor}.*/bin/python")]
     for python in filter(None, places):
@@ -86,6 +91,8 @@ def find_python(minor: str) -> str:
                 return str(python)
         except subprocess.CalledProcessError:
             continue  # a shim of pyenv for a version that is not there
+    if not or_this:
+        return None
     here = "{}.{}".format(*sys.version_info)
     print(f"no Python {minor} here: tested with {here} in its place", flush=True)
     return sys.executable
@@ -109,20 +116,25 @@ def mirror(source: Path, target: Path) -> None:
 
 
 class Environment:
-    """The virtual environment and the copy of the checkout of one version."""
+    """A virtual environment with a version of torch, and what it needs beside it."""
 
-    def __init__(self, version: Version) -> None:
+    def __init__(self, version: Version, folder: Path, packages: Sequence[str]) -> None:
         """Names the places; nothing is made yet."""
         self.version = version
-        self.folder = FOLDER / f"torch-{version.torch}"
-        self.source = self.folder / "source"
+        self.folder = folder
+        self.packages = packages
         self.python = self.folder / "venv/bin/python"
+
+    @property
+    def path(self) -> str:
+        """The PATH with the environment's commands first."""
+        return f"{self.python.parent}{os.pathsep}{os.environ['PATH']}"
 
     def pip(self, *arguments: str, **settings: str) -> None:
         """Installs something, or raises Failed with pip's own words."""
         command = [self.python, "-m", "pip", "--disable-pip-version-check", "install", "-q"]
         try:
-            run(*command, *arguments, cwd=self.source, **settings)
+            run(*command, *arguments, **settings)
         except subprocess.CalledProcessError as error:
             said = [line for line in error.output.splitlines() if line.startswith("ERROR")]
             raise Failed(
@@ -130,21 +142,16 @@ class Environment:
             ) from None
 
     def set_up(self) -> None:
-        """Installs torch and what the tests need, unless that is there already."""
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-        extras = project["project"]["optional-dependencies"]
-        tests = [*extras["test"], *extras["demo"], *extras["bench"]]
-        needed = [*project["build-system"]["requires"], *(t for t in tests if "[" not in t)]
+        """Installs torch and the packages, unless they are there already."""
         stamp = self.folder / "ready"
-        wanted = hashlib.sha256(repr((self.version, needed)).encode()).hexdigest()
+        wanted = hashlib.sha256(repr((self.version, self.packages)).encode()).hexdigest()
         if stamp.is_file() and stamp.read_text() == wanted:
             return
         if not self.python.is_file():
             run(find_python(self.version.python), "-m", "venv", self.folder / "venv")
         print(f"installing torch {self.version.torch} in {self.folder}", flush=True)
-        self.pip("--no-deps", f"torch=={self.version.torch}")
-        self.pip("--no-deps", *self.version.real)
-        self.pip(*needed, *run(self.python, "-c", TORCHS).splitlines())
+        self.pip("--no-deps", f"torch=={self.version.torch}", *self.version.real)
+        self.pip(*self.packages, *run(self.python, "-c", TORCHS).splitlines())
         self.stand_in()
         stamp.write_text(wanted)
 
@@ -158,38 +165,48 @@ class Environment:
             run(*empty, "-o", libraries / name)
         (site / "stand_ins.pth").write_text(FLAGS)
 
-    def test(self, arguments: list[str]) -> bool:
-        """Builds onepass from a copy of the checkout and runs pytest there."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        mirror(ROOT, self.source)
-        self.set_up()
-        print(f"building for torch {self.version.torch}", flush=True)
-        path = f"{self.python.parent}{os.pathsep}{os.environ['PATH']}"
-        own = ["--no-build-isolation", "--no-deps", "-e", "."]
-        self.pip(*own, ONEPASS_CUDA="0", PATH=path)
-        try:
-            pytest = [self.python, "-m", "pytest", *arguments]
-            # Threads that spin while they wait would hold up the other processes of pytest-xdist.
-            run(*pytest, cwd=self.source, quiet=False, PATH=path, OMP_WAIT_POLICY="PASSIVE")
-        except subprocess.CalledProcessError:
-            return False
-        return True
+
+def project() -> dict[str, Any]:
+    """Returns what pyproject.toml says."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test(version: Version, arguments: list[str]) -> bool:
+    """Builds onepass from a copy of the checkout and runs pytest there."""
+    extras = project()["project"]["optional-dependencies"]
+    tests = [*extras["test"], *extras["demo"], *extras["bench"]]
+    needed = [*project()["build-system"]["requires"], *(t for t in tests if "[" not in t)]
+    environment = Environment(version, FOLDER / f"torch-{version.torch}", needed)
+    source = environment.folder / "source"
+    mirror(ROOT, source)
+    environment.set_up()
+    print(f"building for torch {version.torch}", flush=True)
+    own = ["--no-build-isolation", "--no-deps", "-e", str(source)]
+    environment.pip(*own, ONEPASS_CUDA="0", PATH=environment.path)
+    try:
+        pytest = [environment.python, "-m", "pytest", *arguments]
+        # Threads that spin while they wait would hold up the other processes of pytest-xdist.
+        settings = {"PATH": environment.path, "OMP_WAIT_POLICY": "PASSIVE"}
+        run(*pytest, cwd=source, quiet=False, **settings)
+    except subprocess.CalledProcessError:
+        return False
+    return True
 
 
 def main() -> int:
     """Runs the command line; returns the exit code."""
     known = {version.torch: version for version in VERSIONS}
     parser = argparse.ArgumentParser(prog="tools/torches.py", description=__doc__.split("\n")[0])
-    parser.add_argument("versions", nargs="*", help=f"of {', '.join(known)}; default: all")
+    parser.add_argument("versions", nargs="*", help=f"of {', '.join(known)}; default: {' '.join(TESTED)}")
     given = [*sys.argv[1:], "--"]
-    asked = parser.parse_args(given[: given.index("--")]).versions or list(known)
+    asked = parser.parse_args(given[: given.index("--")]).versions or list(TESTED)
     if unknown := set(asked) - known.keys():
         parser.error(f"unknown versions: {', '.join(unknown)}")
     arguments = given[given.index("--") + 1 : -1] or ["-m", "not slow"]
     results = {}
     for torch in asked:
         try:
-            passed = Environment(known[torch]).test(arguments)
+            passed = test(known[torch], arguments)
             results[torch] = "passed" if passed else "tests failed"
         except Failed as error:
             results[torch] = f"not tested: {error}"

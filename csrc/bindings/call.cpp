@@ -4,8 +4,8 @@
 #include <cmath>
 #include <utility>
 
-#include "../cuda/device.h"
-#include "../cuda/launcher.h"
+#include "../launch/device.h"
+#include "../launch/launcher.h"
 
 namespace onepass {
 namespace {

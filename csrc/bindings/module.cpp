@@ -1,9 +1,12 @@
 // The native module onepass._C.
+#include <ATen/Parallel.h>
 #include <ATen/record_function.h>
 #include <torch/csrc/Exceptions.h>
 
 #include "../cuda/runtime.h"
+#include "../registry/algorithm.h"
 #include "../sweep/instruction_sets.h"
+#include "../sweep/parallel.h"
 #include "../tensor/codes.h"
 #include "optimizer_step.h"
 
@@ -16,9 +19,6 @@
 #endif
 #ifndef ONEPASS_TORCH_VERSION
 #define ONEPASS_TORCH_VERSION "unknown"
-#endif
-#ifndef ONEPASS_CUDA_ARCHS
-#define ONEPASS_CUDA_ARCHS ""
 #endif
 
 namespace onepass {
@@ -40,16 +40,16 @@ py::dict build_info() {
   info["torch"] = ONEPASS_TORCH_VERSION;
   info["compiler"] = compiler();
   info["cuda_compiler"] = cuda::compiler();
-  info["cuda_archs"] = ONEPASS_CUDA_ARCHS;
+  info["cuda_archs"] = cuda::architectures();
   info["instruction_sets"] = sets;
   info["instruction_set"] = kInstructionSets[instruction_set()];
   return info;
 }
 
-void set_instruction_set(const std::string& name) {
+void use_instruction_set(const std::string& name) {
   for (int k = 0; k <= widest_instruction_set(); ++k) {
     if (name != kInstructionSets[k]) continue;
-    instruction_set() = k;
+    set_instruction_set(k);
     return;
   }
   TORCH_CHECK_VALUE(false, "this machine has no instruction set '", name, "'");
@@ -86,11 +86,27 @@ py::list rules() {
 // Whether somebody asked to be told of what Python names by record_function.
 bool is_profiled() { return at::isRecordFunctionEnabled() && at::hasCallbacks(); }
 
+void parallel_for_of_torch(std::int64_t begin, std::int64_t end, std::int64_t grain_size,
+                           void (*work)(const void*, std::int64_t, std::int64_t),
+                           const void* context) {
+  at::parallel_for(begin, end, grain_size,
+                   [&](std::int64_t first, std::int64_t last) { work(context, first, last); });
+}
+
+// Brings the two libraries together.
+void meet_library_of_kernels() {
+  if (library_version() != ONEPASS_VERSION)
+    throw py::import_error("the kernels that lie here are those of onepass " +
+                           std::string(library_version()) + ", not of " ONEPASS_VERSION);
+  set_parallel_for(&parallel_for_of_torch);
+}
+
 }  // namespace
 }  // namespace onepass
 
 PYBIND11_MODULE(_C, m) {
   using namespace onepass;
+  meet_library_of_kernels();
   // NOLINTNEXTLINE(performance-unnecessary-value-param): the type that pybind11 takes
   py::register_local_exception_translator([](std::exception_ptr error) {
     try {
@@ -125,7 +141,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("is_profiled", &is_profiled);
   m.def("build_info", &build_info);
   m.def("rules", &rules);
-  m.def("set_instruction_set", &set_instruction_set, py::arg("name"));
+  m.def("set_instruction_set", &use_instruction_set, py::arg("name"));
 #ifdef ONEPASS_EMULATE_CUDA
   emulation::bind(m);
 #endif

@@ -81,8 +81,18 @@ class OptimizerStep::SingleParamSession {
   Call* call_ = nullptr;
 };
 
+namespace {
+
+const Algorithm& algorithm_called(const std::string& name) {
+  const Algorithm* const found = find_algorithm(name);
+  TORCH_CHECK_VALUE(found != nullptr, "onepass has no algorithm called '", name, "'");
+  return *found;
+}
+
+}  // namespace
+
 OptimizerStep::OptimizerStep(const std::string& algorithm_name)
-    : algorithm_(algorithm(algorithm_name)), call_(algorithm_, shared_) {}
+    : algorithm_(algorithm_called(algorithm_name)), call_(algorithm_, shared_) {}
 
 bool OptimizerStep::step(const py::list& groups, const py::dict& state,
                          const py::function& new_state, const py::object& grad_scale,

@@ -1,6 +1,6 @@
 #include "option_values.h"
 
-#include "../cuda/device.h"
+#include "../launch/device.h"
 
 namespace onepass {
 namespace {
@@ -58,6 +58,11 @@ py::object option_of(PyObject* value, const HyperInfo& hyper, int group) {
   TORCH_CHECK(value != nullptr, "parameter group ", group, " has no '", hyper.key, "'; set it");
   auto item = py::reinterpret_borrow<py::object>(value);
   return hyper.index >= 0 ? item_of(item, hyper, group) : item;
+}
+
+void reject(const HyperInfo& hyper, const std::string& shown, const std::string& where) {
+  TORCH_CHECK_VALUE(false, "Invalid ", hyper.label, ": ", shown, " (", where, "; ", hyper.name,
+                    " must be ", hyper.interval.words, ")");
 }
 
 void check_range(double number, const py::object& item, const HyperInfo& hyper,

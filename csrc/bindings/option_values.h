@@ -15,6 +15,11 @@ bool read_plain(PyObject* object, const HyperInfo& hyper, double& number);
 // The option itself, or its item under the key of several; raises where there is none.
 py::object option_of(PyObject* value, const HyperInfo& hyper, int group);
 
+// Raises a ValueError in torch's words. `shown` is the value as the user wrote it, `where` says
+// which parameter group or argument holds it.
+[[noreturn]] void reject(const HyperInfo& hyper, const std::string& shown,
+                         const std::string& where);
+
 // Raises in torch's words unless the number is in its range.
 void check_range(double number, const py::object& item, const HyperInfo& hyper,
                  const OptionName& name);

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "../cuda/device.h"
-#include "../cuda/launcher.h"
+#include "../launch/device.h"
+#include "../launch/launcher.h"
 #include "option_values.h"
 
 namespace onepass {
@@ -24,7 +24,6 @@ bool steps_on_cpu(PyObject* group) {
 
 // A number of every group, whatever its rule.
 const HyperInfo& max_grad_norm() {
-  static const auto [smallest, largest] = interval_of(Range::kPositive);
   static const HyperInfo info{.name = "max_grad_norm",
                               .key = "max_grad_norm",
                               .index = -1,
@@ -33,8 +32,7 @@ const HyperInfo& max_grad_norm() {
                               .range = Range::kPositive,
                               .scheduled = false,
                               .optional = true,
-                              .smallest = smallest,
-                              .largest = largest};
+                              .interval = interval_of(Range::kPositive)};
   return info;
 }
 

@@ -7,8 +7,9 @@
 #include <algorithm>
 #include <optional>
 
-#include "../cuda/device.h"
+#include "../launch/device.h"
 #include "../step/plan.h"
+#include "option_values.h"
 
 namespace onepass {
 namespace {
@@ -173,7 +174,7 @@ class Arguments {
 const Algorithm& algorithm_of(const c10::OperatorHandle& op) {
   std::string name = op.operator_name().name.substr(std::string("onepass::").size());
   name.pop_back();  // the underscore of an op that writes in place
-  return algorithm(name);
+  return *find_algorithm(name);
 }
 
 // On the CPU and on CUDA devices.

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
+#include "../portable.h"
 #include "device_layout.h"
 
 namespace onepass::cuda {
@@ -28,11 +30,7 @@ struct RuleKernels {
 template <class Family>
 std::vector<RuleKernels> kernels_of_family();
 
-// Whether this build has kernels for devices.
-#if defined(ONEPASS_WITH_CUDA) || defined(ONEPASS_EMULATE_CUDA)
-inline constexpr bool kHasKernels = true;
-#else
-inline constexpr bool kHasKernels = false;
-#endif
+// Of all rules; empty where this build has none.
+ONEPASS_API std::span<const RuleKernels> all_kernels();
 
 }  // namespace onepass::cuda

@@ -28,6 +28,14 @@ std::string compiler() {
 #endif
 }
 
+std::string architectures() {
+#ifdef ONEPASS_CUDA_ARCHS
+  return ONEPASS_CUDA_ARCHS;
+#else
+  return "";
+#endif
+}
+
 void use_device(int device) { cudaSetDevice(device); }
 
 std::string kernels_error() {

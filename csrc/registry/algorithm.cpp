@@ -1,11 +1,12 @@
 #include "algorithm.h"
 
-#include <c10/util/Exception.h>
-
 #include <iterator>
-#include <limits>
 
 #include "../rules/rules.h"
+
+#ifndef ONEPASS_VERSION
+#define ONEPASS_VERSION "unknown"
+#endif
 
 namespace onepass {
 namespace {
@@ -17,23 +18,6 @@ std::vector<Algorithm> algorithms_of_all(FamilyList<Family...> /*all*/) {
   return algorithms;
 }
 
-using Limits = std::numeric_limits<double>;
-
-// By Range: the smallest and the largest value, and what an error message says.
-constexpr struct {
-  double smallest, largest;
-  const char* words;
-} kRanges[] = {
-    {0.0, Limits::max(), "finite and not negative"},
-    {Limits::denorm_min(), Limits::max(), "finite and over 0"},
-    {0.0, 1.0 - Limits::epsilon() / 2.0, "in [0, 1)"},
-    {0.0, 1.0, "in [0, 1]"},
-    {Limits::denorm_min(), 1.0 - Limits::epsilon() / 2.0, "in (0, 1)"},
-    {1.0 + Limits::epsilon(), Limits::max(), "finite and over 1"},
-    {-Limits::max(), Limits::max(), "finite"},
-    {0.0, 1.0, "true or false"},
-};
-
 }  // namespace
 
 std::span<const Algorithm> algorithms() {
@@ -41,20 +25,12 @@ std::span<const Algorithm> algorithms() {
   return all;
 }
 
-std::pair<double, double> interval_of(Range range) {
-  const auto& [smallest, largest, words] = kRanges[static_cast<int>(range)];
-  return {smallest, largest};
-}
+std::string_view library_version() { return ONEPASS_VERSION; }
 
-void reject(const HyperInfo& hyper, const std::string& shown, const std::string& where) {
-  TORCH_CHECK_VALUE(false, "Invalid ", hyper.label, ": ", shown, " (", where, "; ", hyper.name,
-                    " must be ", kRanges[static_cast<int>(hyper.range)].words, ")");
-}
-
-const Algorithm& algorithm(std::string_view name) {
-  for (const Algorithm& algorithm : algorithms())
-    if (algorithm.name == name) return algorithm;
-  TORCH_CHECK_VALUE(false, "onepass has no algorithm called '", name, "'");
+const Algorithm* find_algorithm(std::string_view name) {
+  const auto all = algorithms();
+  const auto found = std::ranges::find(all, name, &Algorithm::name);
+  return found == all.end() ? nullptr : &*found;
 }
 
 }  // namespace onepass

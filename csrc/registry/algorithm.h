@@ -3,12 +3,13 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <iterator>
+#include <limits>
 #include <span>
-#include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
+#include "../portable.h"
 #include "../rules/rule.h"
 #include "../sweep/loop.h"
 
@@ -56,6 +57,36 @@ constexpr double rounding_below_zero(Precision precision) {
   return precision == Precision::kDouble ? 0x1p-33 : 0x1p-20;
 }
 
+// The numbers that a range holds, in C++ and in words.
+struct Interval {
+  double smallest, largest;
+  const char* words;
+};
+
+constexpr Interval interval_of(Range range) {
+  using Limits = std::numeric_limits<double>;
+  constexpr double kSmallest = Limits::denorm_min(), kBelowOne = 1.0 - Limits::epsilon() / 2.0;
+  switch (range) {
+    case Range::kNonNegative:
+      return {0.0, Limits::max(), "finite and not negative"};
+    case Range::kPositive:
+      return {kSmallest, Limits::max(), "finite and over 0"};
+    case Range::kBelowOne:
+      return {0.0, kBelowOne, "in [0, 1)"};
+    case Range::kUpToOne:
+      return {0.0, 1.0, "in [0, 1]"};
+    case Range::kInsideOne:
+      return {kSmallest, kBelowOne, "in (0, 1)"};
+    case Range::kAboveOne:
+      return {1.0 + Limits::epsilon(), Limits::max(), "finite and over 1"};
+    case Range::kFlag:
+      return {0.0, 1.0, "true or false"};
+    case Range::kFinite:
+      break;
+  }
+  return {-Limits::max(), Limits::max(), "finite"};
+}
+
 struct HyperInfo {
   const char* name;
   const char* key;
@@ -65,25 +96,19 @@ struct HyperInfo {
   Range range;
   bool scheduled;
   bool optional;
-  double smallest, largest;  // what it may be; NaN is neither
+  Interval interval;  // what it may be; NaN is in none
 
-  bool allows(double value) const { return smallest <= value && value <= largest; }
+  bool allows(double value) const {
+    return interval.smallest <= value && value <= interval.largest;
+  }
 
   // What a value counts as that a schedule may have computed: 0 where rounding alone has brought it
   // below 0, else itself.
   double counted(double value, Precision precision) const {
-    const bool may_end_at_zero = scheduled && smallest == 0.0;
+    const bool may_end_at_zero = scheduled && interval.smallest == 0.0;
     return may_end_at_zero && value < 0.0 && value >= -rounding_below_zero(precision) ? 0.0 : value;
   }
 };
-
-// The closed interval that a range is.
-std::pair<double, double> interval_of(Range range);
-
-// Raises a ValueError in torch's words. `shown` is the value as the user wrote it, `where` says
-// which parameter group or argument holds it.
-[[noreturn]] void reject(const HyperInfo& hyper, const std::string& shown,
-                         const std::string& where);
 
 struct Algorithm {
   const char* name;
@@ -112,9 +137,12 @@ struct Algorithm {
 template <class Family>
 std::vector<Algorithm> algorithms_of();
 
-std::span<const Algorithm> algorithms();
+ONEPASS_API std::span<const Algorithm> algorithms();
 
-// The algorithm of that name; a name that is not in the table is an error of the caller.
-const Algorithm& algorithm(std::string_view name);
+// The version of onepass that this library was built as.
+ONEPASS_API std::string_view library_version();
+
+// The algorithm of that name, or null.
+ONEPASS_API const Algorithm* find_algorithm(std::string_view name);
 
 }  // namespace onepass

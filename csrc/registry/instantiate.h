@@ -99,12 +99,11 @@ Algorithm algorithm_of() {
     };
   for (const auto& hyper : Rule::kHypers) {
     if (Rule::kOption == hyper.name) algorithm.option = static_cast<int>(algorithm.hypers.size());
-    const auto [smallest, largest] = interval_of(hyper.range);
     const auto count = std::ranges::count(Rule::kHypers, std::string_view(hyper.key),
                                           [](const auto& other) { return other.key; });
     algorithm.hypers.push_back({hyper.name, hyper.key, hyper.index, static_cast<int>(count),
-                                hyper.label, hyper.range, hyper.scheduled, hyper.optional, smallest,
-                                largest});
+                                hyper.label, hyper.range, hyper.scheduled, hyper.optional,
+                                interval_of(hyper.range)});
   }
   for_each_variant<Rule>([&algorithm]<unsigned kVariantBits>(VariantBits<kVariantBits>) {
     algorithm.variants[kVariantBits] = variant_of<Rule, kVariantBits>();

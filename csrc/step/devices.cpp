@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "../cuda/device.h"
+#include "../launch/device.h"
 
 namespace onepass {
 namespace {

@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "../cuda/launcher.h"
+#include "../launch/launcher.h"
 #include "entry.h"
 #include "group.h"
 

@@ -7,7 +7,7 @@
 #include <span>
 #include <vector>
 
-#include "../cuda/device.h"
+#include "../launch/device.h"
 #include "../sweep/reduce.h"
 #include "../sweep/sweep.h"
 #include "coefficients.h"

@@ -4,7 +4,7 @@
 
 #include <string_view>
 
-#include "../cuda/device.h"
+#include "../launch/device.h"
 #include "../tensor/codes.h"
 
 namespace onepass {

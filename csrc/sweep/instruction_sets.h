@@ -43,9 +43,7 @@ inline int widest_instruction_set() {
 }
 
 // The instruction set in use. Tests lower it; all of them give the same bits.
-inline int& instruction_set() {
-  static int chosen = widest_instruction_set();
-  return chosen;
-}
+ONEPASS_API int instruction_set();
+ONEPASS_API void set_instruction_set(int index);
 
 }  // namespace onepass

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "../portable.h"
 #include "task.h"
 
 namespace onepass {
@@ -15,7 +16,7 @@ namespace onepass {
 enum class Squares { kOfRule, kOfGradient };
 
 // The order of adding depends on a task's size alone. Tasks that are summed over go by index.
-class SquareSums {
+class ONEPASS_API SquareSums {
  public:
   explicit SquareSums(Squares squares) : which_(squares) {}
 

@@ -3,7 +3,7 @@
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
 
-#include "../cuda/launcher.h"
+#include "../launch/launcher.h"
 
 namespace onepass {
 

@@ -5,6 +5,7 @@
 
 #include <array>
 
+#include "../sweep/codes.h"
 #include "checks.h"
 
 namespace onepass {
@@ -83,12 +84,8 @@ std::pair<at::Tensor, at::Tensor> encode_state(const at::Tensor& state, bool is_
   const at::Tensor numbers = on_cpu(state, at::kFloat, "the state");
   const at::Tensor codes = at::empty(numbers.sizes(), numbers.options().dtype(type));
   const at::Tensor exponents = at::empty(exponent_shape(numbers), codes.options().dtype(at::kChar));
-  const BlockRun<float> run = run_over(numbers, codes, exponents);
-  if (is_non_negative) {
-    encode_blocks<float, UnsignedCode, Rounding::kNearest>(run);
-  } else {
-    encode_blocks<float, SignedCode, Rounding::kNearest>(run);
-  }
+  encode_numbers(run_over(numbers, codes, exponents),
+                 stored_type(codes));
   return {codes.to(state.device()), exponents.to(state.device())};
 }
 
@@ -104,12 +101,8 @@ at::Tensor decode_state(const at::Tensor& codes, const at::Tensor& exponents) {
   const at::Tensor from = on_cpu(codes, codes.scalar_type(), "the state");
   const at::Tensor by = on_cpu(exponents, at::kChar, "the exponents");
   const at::Tensor numbers = at::empty(from.sizes(), from.options().dtype(at::kFloat));
-  const BlockRun<float> run = run_over(numbers, from, by);
-  if (from.scalar_type() == at::kByte) {
-    decode_blocks<float, UnsignedCode>(run);
-  } else {
-    decode_blocks<float, SignedCode>(run);
-  }
+  decode_codes(run_over(numbers, from, by),
+               stored_type(from));
   return numbers.to(codes.device());
 }
 

@@ -4,8 +4,8 @@
 
 #include <cmath>
 
-#include "../cuda/device.h"
 #include "../cuda/kernels.h"
+#include "../launch/device.h"
 
 namespace onepass {
 namespace {
@@ -23,7 +23,7 @@ double with_number(const at::TensorBase& tensor, const Visit& visit) {
 void check_one_number(const at::TensorBase& tensor, const Subject& subject) {
   TORCH_CHECK(tensor.defined() && is_plain(tensor) && !tensor.is_meta() && tensor.numel() == 1,
               subject.text(), " must be a tensor with one element on the CPU",
-              cuda::kHasKernels ? " or beside the parameter" : "");
+              !cuda::all_kernels().empty() ? " or beside the parameter" : "");
   check_writable(tensor, subject);
   byte_range_of(tensor, Access::kWrite, subject);
 }

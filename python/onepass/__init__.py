@@ -7,7 +7,7 @@
 True
 """
 
-from ._native import C  # first: it explains an import that fails
+from ._native import C as _C  # first: it explains an import that fails
 
 # isort: split
 from . import ema
@@ -28,4 +28,4 @@ __all__ = [
     "to_float32_state_dict",
     "to_torch",
 ]
-__version__: str = C.build_info()["version"]
+__version__: str = _C.build_info()["version"]

@@ -1,17 +1,19 @@
 """Loads the compiled module `onepass._C`, or says in words why it cannot be loaded.
 
-LibTorch keeps no binary promise between minor versions: kernels built for another one fail with
-a mangled symbol at best and crash at worst. So the versions are compared before loading.
+LibTorch keeps no binary promise between minor versions: glue compiled for another one fails with a
+mangled symbol at best and crashes at worst. So each minor version has a folder of its own, such as
+_torch_2_13, beside the one library of kernels, and only the running torch's is looked into.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import importlib.machinery
 import importlib.util
 import platform
+import re
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -27,13 +29,28 @@ _REBUILD = "in the folder of onepass's source: pip install --force-reinstall --n
 class Facts:
     """What decides whether the compiled module can be loaded here."""
 
-    version: str | None  # onepass, as built; None: nothing was built
-    built_torch: str | None
     torch: str  # the one imported
-    files: tuple[str, ...]  # the compiled modules that lie in the package
+    files: tuple[str, ...]  # the compiled modules in the package: _torch_2_13/_C.cpython-...so
     suffix: str  # what this Python's compiled modules end with
     checkout: str | None  # the source tree that the package was imported from
+    version: str | None = None  # onepass, as installed
     said: str | None = None  # the loader's error
+
+    @property
+    def torches(self) -> list[tuple[int, int]]:
+        """The minor versions of torch that something was compiled for."""
+        found = (re.match(r"_torch_(\d+)_(\d+)/", file) for file in self.files)
+        return sorted({(int(folder[1]), int(folder[2])) for folder in found if folder})
+
+    @property
+    def wanted(self) -> str:
+        """The one file that fits."""
+        return f"{folder_of(self.torch)}/_C{self.suffix}"
+
+
+def folder_of(torch: str) -> str:
+    """Returns the folder of the glue for a version of torch."""
+    return "_torch_{}_{}".format(*minor(torch))
 
 
 def _python_of(file: str) -> str:
@@ -44,23 +61,24 @@ def _python_of(file: str) -> str:
 
 def _obstacle(facts: Facts) -> str | None:
     """Returns what stands against loading, known without loading; None: nothing."""
-    if facts.version is None or facts.built_torch is None or not facts.files:
+    if not facts.files:
         return "not tried: no compiled module here, onepass was not built"
-    if f"_C{facts.suffix}" not in facts.files:
-        return f"not tried: {facts.files[0]} is not for this Python"
-    if minor(facts.torch) != minor(facts.built_torch):
-        return f"not tried: kernels for torch {text(minor(facts.built_torch))} could crash this one"
-    return None
+    if facts.wanted in facts.files:
+        return None
+    if minor(facts.torch) in facts.torches:
+        (file, *_) = (f for f in facts.files if f.startswith(folder_of(facts.torch)))
+        return f"not tried: {file} is not for this Python"
+    return "not tried: kernels for another torch could crash this one"
 
 
 def _fix(facts: Facts) -> str:
-    built, supported = facts.built_torch, _versions.is_supported(facts.torch)
-    if not supported and not built:
+    torches, supported = facts.torches, _versions.is_supported(facts.torch)
+    if not supported and not torches:
         return _versions.INSTALL_TORCH
     if facts.checkout and supported:
         return f'pip install -e "{facts.checkout}"'
-    if built and (not supported or minor(facts.torch) < minor(built)):
-        return f'pip install "torch=={text(minor(built))}.*"'
+    if torches and (not supported or minor(facts.torch) < torches[0]):
+        return f'pip install "torch=={text(torches[-1])}.*"'
     return _REBUILD
 
 
@@ -69,10 +87,9 @@ def explain(facts: Facts) -> str:
     python = ".".join(platform.python_version_tuple()[:2])
     system = f"{platform.system()} {platform.machine()}"
     supports = "no torch: it was never compiled"
-    if facts.built_torch and facts.files:
+    if facts.torches:
         pythons = ", ".join(sorted({_python_of(f) for f in facts.files}))
-        built_minor = text(minor(facts.built_torch))
-        supports = f"torch {built_minor} (compiled with {facts.built_torch}), Python {pythons}"
+        supports = f"torch {', '.join(map(text, facts.torches))}, Python {pythons}"
     said = " ".join((facts.said or _obstacle(facts) or "nothing").split())
     return (
         f"onepass {facts.version or '(unbuilt)'} cannot load its kernels with torch {facts.torch} "
@@ -95,31 +112,44 @@ def _torch_version() -> str:
     return str(torch.__version__)
 
 
-def _gather() -> Facts:
-    here = Path(__file__).resolve().parent
-    built: dict[str, str] = {}
-    if importlib.util.find_spec("onepass._build_info"):
-        built = vars(importlib.import_module("onepass._build_info"))
+def _installed_version() -> str | None:
+    try:
+        return metadata.version("onepass")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _gather(here: Path) -> Facts:
     root = here.parents[1]
     return Facts(
-        version=built.get("VERSION"),
-        built_torch=built.get("TORCH_VERSION"),
         torch=_torch_version(),
-        files=tuple(sorted(f.name for f in here.glob("_C.*so"))),
+        files=tuple(sorted(str(f.relative_to(here)) for f in here.glob("_torch_*/_C.*so"))),
         suffix=importlib.machinery.EXTENSION_SUFFIXES[0],
         checkout=str(root) if (root / "csrc").is_dir() and (root / "setup.py").is_file() else None,
+        version=_installed_version(),
     )
 
 
+def _import(file: Path) -> ModuleType:
+    """Imports a compiled module under the one name that it has for every torch."""
+    spec = importlib.util.spec_from_file_location("onepass._C", file)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.modules["onepass._C"] = module
+    return module
+
+
 def _load() -> ModuleType:
+    here = Path(__file__).resolve().parent
     suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
     obstacle = _versions.obstacle(sys.version_info[:2])
-    if obstacle and not Path(__file__).with_name(f"_C{suffix}").is_file():
+    if obstacle and not any(here.glob(f"_torch_*/_C{suffix}")):
         raise ImportError(obstacle)
-    facts = _gather()
+    facts = _gather(here)
     if _obstacle(facts) is None:
         try:
-            return importlib.import_module("onepass._C")
+            return _import(here / facts.wanted)
         except ImportError as error:
             facts = dataclasses.replace(facts, said=str(error))
     raise ImportError(explain(facts))

@@ -6,7 +6,7 @@
 #include <c10/util/Exception.h>
 #include <pybind11/stl.h>
 
-#include "../../csrc/cuda/device.h"
+#include "../../csrc/launch/device.h"
 #include "cuda.h"
 
 namespace onepass::emulation {

@@ -114,7 +114,7 @@ void print_conversions() {
   constexpr Scene kFirst{.first_step = 1, .beta = 0.9, .has_flags = true};
   for (const Format from : kFloats)
     for (const Format to : kFloats) {
-      const Subject ema{algorithm("ema"), 0};
+      const Subject ema{*find_algorithm("ema"), 0};
       Parameter average(ema, {to, from, to, Layout::kPlain}, kFirst, EveryNumber::kSize);
       average.grad().fill(EveryNumber{});
       average.take_step(1.0);
@@ -137,7 +137,7 @@ int main(int argc, char** argv) {
       std::fprintf(stderr, "this machine has no instruction set '%s'\n", argv[1]);
       return 1;
     }
-    instruction_set() = index;
+    set_instruction_set(index);
   }
   for (const Algorithm& algorithm : algorithms()) print_algorithm(algorithm);
   print_power();

@@ -23,11 +23,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Check:
-    """The extension, what cuobjdump says of it, and the problems found so far."""
+    """The library, what cuobjdump says of it, and the problems found so far."""
 
-    def __init__(self, extension: Path) -> None:
+    def __init__(self, library: Path) -> None:
         """Reads what all gates need."""
-        self.extension = extension
+        self.library = library
         self.tools = binary.Tools()
         self.expected = steps.expected()
         self.problems: list[str] = []
@@ -37,7 +37,7 @@ class Check:
         self.architectures = sorted({a for _, a in self.usages}, key=registers.number)
 
     def _dump(self, *options: str) -> Iterator[str]:
-        return self.tools.lines(*options, str(self.extension))
+        return self.tools.lines(*options, str(self.library))
 
     def registers(self) -> registers.Registers:
         """Returns the table of registers."""
@@ -50,7 +50,7 @@ class Check:
         """Goes through all gates but the table."""
         elf, ptx_files = (binary.listed(self._dump(option)) for option in ("-lelf", "-lptx"))
         self.problems += gates.architectures(elf, ptx_files, wanted)
-        self.problems += gates.extension_size(self.extension.stat().st_size)
+        self.problems += gates.library_size(self.library.stat().st_size)
         kernels = {a: {n for n, of in self.usages if of == a} for a in self.architectures}
         self.problems += gates.same_kernels(kernels)
         for (name, architecture), usage in self.usages.items():
@@ -86,12 +86,12 @@ class Check:
         self.problems += sorted(found)
 
 
-def built_extension() -> Path:
-    """Returns the extension of the editable install."""
-    found = sorted((ROOT / "python" / "onepass").glob("_C*.so"))
-    if len(found) != 1:
-        raise SystemExit("cuda-check: no single python/onepass/_C*.so: make test")
-    return found[0]
+def built_library() -> Path:
+    """Returns the library of kernels of the editable install."""
+    found = ROOT / "python/onepass/libonepass_kernels.so"
+    if not found.is_file():
+        raise SystemExit(f"cuda-check: no {found.relative_to(ROOT)}: make test")
+    return found
 
 
 def compiler_of(home: Path) -> str:
@@ -115,17 +115,17 @@ def summary(check: Check) -> Table:
         row[architecture] = max(usage.registers, row.get(architecture, 0))
     for kind, row in sorted(most.items()):
         table.add_row(kind, *(str(row.get(a, "")) for a in check.architectures))
-    sizes = check.tools.sizes(check.extension)
+    sizes = check.tools.sizes(check.library)
     table.add_section()
     table.add_row("MiB of code", *(f"{sizes[a] / 2**20:.1f}" for a in check.architectures))
     return table
 
 
 def main(
-    extension: Annotated[Path | None, typer.Argument(help="a file with kernels")] = None,
+    library: Annotated[Path | None, typer.Argument(help="a file with kernels")] = None,
     update: Annotated[bool, typer.Option(help="rewrite the table of registers")] = False,
 ) -> None:
-    """Checks the kernels that were compiled into the extension."""
+    """Checks the kernels that were compiled into the library."""
     console = Console()
     home = cuda_home()
     if home is None:
@@ -134,14 +134,14 @@ def main(
         console.print("cuda-check: left out, because there is no nvcc")
         return
     compiler = compiler_of(home)
-    check = Check(extension or built_extension())
+    check = Check(library or built_library())
     check.run(default_archs(home))
     table = check.registers()
     if update:
         registers.TABLE.write_text(registers.page(table, compiler))
     check.problems += registers.problems(table, compiler, registers.TABLE.read_text())
     console.print(summary(check))
-    size = check.extension.stat().st_size / 2**20
+    size = check.library.stat().st_size / 2**20
     console.print(f"{len(check.names)} kernels, {size:.1f} MiB, {compiler}")
     for problem in check.problems:
         console.print(problem, markup=False, highlight=False, soft_wrap=True)

@@ -110,7 +110,7 @@ class Tools:
             yield from running.stdout
         if running.returncode != 0:
             raise SystemExit(
-                f"cuda-check: cuobjdump {' '.join(arguments)} failed; if the extension has no "
+                f"cuda-check: cuobjdump {' '.join(arguments)} failed; if the library has no "
                 "kernels, compile it anew with ONEPASS_CUDA=1"
             )
 

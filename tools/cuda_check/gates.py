@@ -13,7 +13,7 @@ from .binary import MachineCode, Name, Usage
 # of 256 that sum; the others run few threads.
 REGISTERS = {"prepare": 80, "sweep": 168, "sum_blocks": 128, "finish": 64}
 ARGUMENT_BYTES = 4096
-EXTENSION_BYTES = 20 * 2**20
+LIBRARY_BYTES = 20 * 2**20
 
 # Rounded once, to nearest: the only operations that give the same bits on every device. Without
 # its .rn a sum may be joined with a product when the PTX is compiled for a device.
@@ -107,12 +107,12 @@ def argument_size(kernel: str, code: ptx.Kernel) -> list[str]:
     return [f"{kernel}, PTX: {code.parameter_bytes} bytes of arguments; make Launch smaller"]
 
 
-def extension_size(size: int) -> list[str]:
-    """An extension that nobody minds to download."""
-    if size < EXTENSION_BYTES:
+def library_size(size: int) -> list[str]:
+    """A library that nobody minds to download."""
+    if size < LIBRARY_BYTES:
         return []
     return [
-        f"the extension: {size} bytes, not under {EXTENSION_BYTES}; look for kernels made twice"
+        f"the library: {size} bytes, not under {LIBRARY_BYTES}; look for kernels made twice"
     ]
 
 

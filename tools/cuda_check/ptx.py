@@ -1,4 +1,4 @@
-"""Kernels as the text of the PTX that the extension holds for later architectures."""
+"""Kernels as the text of the PTX that the library holds for later architectures."""
 
 from __future__ import annotations
 

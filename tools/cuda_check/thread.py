@@ -1,6 +1,6 @@
 """Runs one thread of a kernel, from its PTX, and writes down by which formula it computes numbers.
 
-What is run is the PTX in the extension, that of the newest architecture. The machine code of the
+What is run is the PTX in the library, that of the newest architecture. The machine code of the
 others comes from PTX of their own, of the same source and flags, which nvcc does not keep. Only
 what the project's kernels use is known here; anything else is reported.
 """

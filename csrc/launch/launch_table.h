@@ -6,9 +6,9 @@
 #include <span>
 #include <vector>
 
+#include "../cuda/device_layout.h"
+#include "../cuda/kernels.h"
 #include "../sweep/task.h"
-#include "device_layout.h"
-#include "kernels.h"
 
 namespace onepass {
 struct Group;

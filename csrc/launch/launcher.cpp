@@ -7,31 +7,21 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <iterator>
+#include <string_view>
 #include <utility>
 
-#include "../rules/rules.h"
+#include "../cuda/runtime.h"
 #include "../step/group.h"
 #include "../tensor/checks.h"
 #include "../tensor/torch_compat.h"
 #include "device.h"
-#include "runtime.h"
 
 namespace onepass::cuda {
 
 namespace {
 
-template <class... Family>
-std::vector<RuleKernels> kernels_of_all(FamilyList<Family...> /*all*/) {
-  std::vector<RuleKernels> kernels;
-  if constexpr (kHasKernels)
-    (std::ranges::move(kernels_of_family<Family>(), std::back_inserter(kernels)), ...);
-  return kernels;
-}
-
 const RuleKernels& kernels_of(std::string_view rule) {
-  static const std::vector<RuleKernels> all = kernels_of_all(Families{});
-  return *std::ranges::find(all, rule, &RuleKernels::name);
+  return *std::ranges::find(all_kernels(), rule, &RuleKernels::name);
 }
 
 }  // namespace
@@ -40,7 +30,7 @@ void check_supported(c10::Device device) {
   static std::atomic<std::uint64_t> known = 0;  // devices, a bit each
   const std::uint64_t bit = std::uint64_t{1} << (device.index() % 64);
   if ((known & bit) != 0) return;
-  TORCH_CHECK(kHasKernels, "tensors are on ", device, ", but this build of onepass ",
+  TORCH_CHECK(!all_kernels().empty(), "tensors are on ", device, ", but this build of onepass ",
               "has kernels for the CPU only; install it with nvcc on PATH, or move the model to ",
               "the CPU");
   const c10::DeviceGuard guard(device);
