@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import os
 import re
 import shlex
+import subprocess
 import sysconfig
+import tempfile
 from pathlib import Path
 
 import torch
@@ -40,6 +45,18 @@ def built_object(unit: Path) -> Path | None:
     built = folder_of(unit) / unit.with_suffix(".o")
     newest = max(source.stat().st_mtime for source in files_of(ROOT / unit))
     return built if built.exists() and built.stat().st_mtime > newest else None
+
+
+@functools.cache
+def compiled_library(name: str) -> ctypes.CDLL:
+    """Returns tests/{name}.cpp, compiled: plain arithmetic of csrc without a tensor."""
+    options = ("-std=c++20", "-shared", "-fPIC", f"-I{ROOT / 'csrc'}")
+    compiler = os.environ.get("CXX", "g++").split()
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / f"{name}.so"
+        source = ROOT / "tests" / f"{name}.cpp"
+        subprocess.run([*compiler, *options, source, "-o", made], check=True)
+        return ctypes.CDLL(str(made))  # stays when the file goes
 
 
 def folder_of(unit: Path) -> Path:

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import itertools
-import os
-import subprocess
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,10 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from onepass.rules import RULES
+from tests.built import compiled_library
 from tests.cases import CASES, Case
 from tests.oracle import all_states_on, assert_steps_right, give_states
 from tests.support import (
-    ROOT,
     assert_same,
     each_case,
     each_kind,
@@ -169,24 +164,12 @@ sizes_of_tensors = st.lists(
 )
 
 
-@functools.cache
-def flat_index() -> ctypes.CDLL:
-    """Returns csrc/sweep/flat_index.h, compiled: plain arithmetic without a tensor."""
-    flags = ("-std=c++20", "-shared", "-fPIC", f"-I{ROOT / 'csrc'}")
-    compiler = os.environ.get("CXX", "g++").split()
-    source = ROOT / "tests/flat_index.cpp"
-    with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / "flat_index.so"
-        subprocess.run([*compiler, *flags, source, "-o", made], check=True)
-        return ctypes.CDLL(str(made))  # stays when the file goes
-
-
 def pieces(sizes: list[int], begin: int, end: int) -> list[tuple[int, ...]]:
     """Returns (tensor, begin, end) for each part of a tensor that lies in [begin, end)."""
     ends = (ctypes.c_int64 * len(sizes))(*itertools.accumulate(sizes))
     found = (ctypes.c_int64 * (3 * len(sizes)))()
     line = (ctypes.c_int64(number) for number in (len(sizes), begin, end))
-    count = flat_index().pieces(ends, *line, found)
+    count = compiled_library("flat_index").pieces(ends, *line, found)
     return [tuple(found[3 * k : 3 * k + 3]) for k in range(count)]
 
 

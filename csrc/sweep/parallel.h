@@ -22,9 +22,17 @@ ONEPASS_API void set_parallel_for(ParallelFor parallel_for);
 // had. libgomp's threads do not exist in the child, and its first parallel region there would wait
 // for them for ever.
 bool has_threads();
+
+// Whether threads of late had to wait for a core (crowding.h).
+bool is_crowded();
+
+// Calls work in those threads, and notes how long the calling one waited for the others.
 void parallel_for(std::int64_t begin, std::int64_t end, std::int64_t grain_size,
                   void (*work)(const void* context, std::int64_t, std::int64_t),
                   const void* context);
+
+// A loop of so many thresholds takes a thread less time than the scheduler may let it wait.
+inline constexpr std::int64_t kSmallLoop = 32;
 
 // Calls work(begin, end) for parts of [begin, end), on several threads where there are more than
 // `threshold` items: fewer are done before another thread wakes. Other threads compute in the
@@ -32,6 +40,7 @@ void parallel_for(std::int64_t begin, std::int64_t end, std::int64_t grain_size,
 template <class Work>
 void in_parallel(std::int64_t begin, std::int64_t end, std::int64_t threshold, const Work& work) {
   if (end - begin <= threshold || !has_threads()) return work(begin, end);
+  if (end - begin <= kSmallLoop * threshold && is_crowded()) return work(begin, end);
   const auto in_mode = [&work, mode = FloatMode::current()](std::int64_t first, std::int64_t last) {
     const FloatModeGuard guard(mode);
     work(first, last);
