@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -108,6 +109,15 @@ def test_the_quoted_errors_stand_in_the_sources() -> None:
     known = "\n".join(map(texts, paths))
     assert len(QUOTES) > 100
     assert [quote for quote in QUOTES if quote.strip(f" {VARIES}") not in known] == []
+
+
+def test_the_libraries_that_the_module_links_are_named() -> None:
+    module = onepass._C.__file__
+    dynamic = subprocess.run(["readelf", "-d", module], capture_output=True, text=True, check=True)
+    needed = re.findall(r"\(NEEDED\).*\[(lib[\w+-]+)\.so", dynamic.stdout)
+    text = (ROOT / "SECURITY.md").read_text()
+    assert "libc10" in needed and [name for name in needed if f"`{name}`" not in text] == []
+    assert "RPATH" not in dynamic.stdout and "RUNPATH" not in dynamic.stdout
 
 
 def test_the_rules_of_the_core_are_the_pages() -> None:
