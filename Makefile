@@ -1,4 +1,4 @@
-# One line each: make demo | gallery | test | test-torches | test-all | cuda-check | bench | lint | format | clean
+# One line each: make demo | gallery | test | test-torches | test-all | docs | cuda-check | bench | lint | format | clean
 #
 # Everything is installed into .venv by these commands; pip's own index settings are honoured.
 # make test TORCH=torch==2.14.1        another torch
@@ -46,7 +46,7 @@ test-mutants: $(STAMPS)/test
 	$(BIN)/python -m tools.mutants --count $(COUNT) --seed $(SEED)
 
 # What `make test` leaves out; it is not repeated here.
-test-all: test-slow test-peers test-sanitized cuda-check lint
+test-all: test-slow test-peers test-sanitized docs cuda-check lint
 
 test-slow: $(STAMPS)/test
 	$(PYTEST) --timeout 900 -m "slow and not peers"
@@ -70,6 +70,11 @@ test-sanitized: $(STAMPS)/test
 # The kernels as they were compiled; it says so where there is no nvcc, and with REQUIRE_NVCC=1 fails.
 cuda-check: $(STAMPS)/cuda-check
 	$(BIN)/python -m tools.cuda_check
+
+# The documentation site; read it with python3 -m http.server -d build/site, for its search.
+docs: $(STAMPS)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	$(BIN)/python tools/site/check.py build/site
 
 bench: $(STAMPS)/bench
 	$(BIN)/python -m benchmarks $(or $(ARGS),all)
@@ -105,8 +110,8 @@ $(STAMPS)/torch: $(STAMPS)/torch-wanted
 	$(PIP) install '$(TORCH)'
 	touch $@
 
-# onepass with one of its extras (demo, test, cuda-check, bench, lint), compiled again when a source changed.
-$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/cuda-check $(STAMPS)/bench $(STAMPS)/lint: $(STAMPS)/torch $(SOURCES)
+# onepass with one of its extras (demo, test, docs, cuda-check, bench, lint), compiled again when a source changed.
+$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/docs $(STAMPS)/cuda-check $(STAMPS)/bench $(STAMPS)/lint: $(STAMPS)/torch $(SOURCES)
 	@echo "Compiling onepass and installing what make $(notdir $@) needs: minutes, the first time"
 	$(PIP) install -q -e '.[$(notdir $@)]'
 	touch $@
@@ -117,4 +122,4 @@ $(STAMPS)/peers: benchmarks/requirements-peers.txt | $(STAMPS)/test
 
 FORCE:
 .NOTPARALLEL:
-.PHONY: help demo gallery test test-torches test-all test-slow test-peers test-deepspeed test-mutants test-sanitized cuda-check bench lint format clean FORCE
+.PHONY: help demo gallery test test-torches test-all test-slow test-peers test-deepspeed test-mutants test-sanitized cuda-check docs bench lint format clean FORCE

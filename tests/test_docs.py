@@ -13,18 +13,30 @@ import torch
 import onepass
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+SNIPPET = re.compile(r"```python\n(.*?)```", re.DOTALL)
+SLOW = ("distributed.md",)  # starts a process group
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def with_snippets() -> list[object]:
+    """Returns the pages that have snippets, each a test."""
+    found = [page for page in PAGES if SNIPPET.search(page.read_text())]
+    return [
+        pytest.param(page, id=page.name, marks=[pytest.mark.slow] * (page.name in SLOW))
+        for page in found
+    ]
+
+
+@each_page
 def test_links_to_files_lead_somewhere(page) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", with_snippets())
 def test_python_snippets_run(page) -> None:
-    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+    for block in SNIPPET.findall(page.read_text()):
         if ">>>" in block:
             test = doctest.DocTestParser().get_doctest(block, {}, page.name, str(page), 0)
             assert doctest.DocTestRunner().run(test).failed == 0
