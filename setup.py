@@ -5,8 +5,8 @@ is the glue between it, Python and torch 2.13: torch keeps no binary promise bet
 so a wheel has one for each that it serves, over one library of kernels.
 
 Environment: ONEPASS_CUDA=0|1|emulate, TORCH_CUDA_ARCH_LIST, MAX_JOBS, ONEPASS_SANITIZE=1,
-ONEPASS_MANYLINUX=1 (for a glibc as old as manylinux_2_28's), ONEPASS_UNTESTED=1 (read by
-build_backend/).
+ONEPASS_MANYLINUX=1 (for a glibc as old as manylinux_2_28's), ONEPASS_KERNELS=FILE (a library of
+kernels that another build made of this source), ONEPASS_UNTESTED=1 (read by build_backend/).
 """
 
 import importlib.util
@@ -35,6 +35,7 @@ GLUE_ROOMS = ("tensor", "launch", "step", "bindings")
 
 EMULATION = "tests/cuda_emulation"  # a mode of the tests: the kernels run on the CPU
 SANITIZED = os.environ.get("ONEPASS_SANITIZE") == "1"
+KERNELS = os.environ.get("ONEPASS_KERNELS")
 MANYLINUX = os.environ.get("ONEPASS_MANYLINUX") == "1"
 WISH = os.environ.get("ONEPASS_CUDA", "")
 if WISH not in ("", "0", "1", "emulate"):
@@ -100,11 +101,16 @@ if importlib.util.find_spec("torch"):
 
         def build_extension(self, ext):
             self.build_temp = self.folder_of(ext.name)
+            library = Path(self.get_ext_fullpath(LIBRARY))
+            if ext.name == LIBRARY and KERNELS:
+                library.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(KERNELS, library)
+                return
             includes = self.compiler.include_dirs
             if ext.name == LIBRARY:
                 self.compiler.include_dirs = []  # Python's
             else:
-                ext.extra_objects = [self.get_ext_fullpath(LIBRARY)]
+                ext.extra_objects = [str(library)]
             super().build_extension(ext)
             self.compiler.include_dirs = includes
 

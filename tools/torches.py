@@ -197,7 +197,9 @@ def main() -> int:
     """Runs the command line; returns the exit code."""
     known = {version.torch: version for version in VERSIONS}
     parser = argparse.ArgumentParser(prog="tools/torches.py", description=__doc__.split("\n")[0])
-    parser.add_argument("versions", nargs="*", help=f"of {', '.join(known)}; default: {' '.join(TESTED)}")
+    parser.add_argument(
+        "versions", nargs="*", help=f"of {', '.join(known)}; default: {' '.join(TESTED)}"
+    )
     given = [*sys.argv[1:], "--"]
     asked = parser.parse_args(given[: given.index("--")]).versions or list(TESTED)
     if unknown := set(asked) - known.keys():

