@@ -6,6 +6,7 @@ import inspect
 import re
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,13 +112,15 @@ def test_the_quoted_errors_stand_in_the_sources() -> None:
     assert [quote for quote in QUOTES if quote.strip(f" {VARIES}") not in known] == []
 
 
-def test_the_libraries_that_the_module_links_are_named() -> None:
-    module = onepass._C.__file__
-    dynamic = subprocess.run(["readelf", "-d", module], capture_output=True, text=True, check=True)
-    needed = re.findall(r"\(NEEDED\).*\[(lib[\w+-]+)\.so", dynamic.stdout)
+def test_the_libraries_that_are_linked_and_searched_for_are_named() -> None:
+    module = Path(onepass._C.__file__)
+    libraries = [module, module.parents[1] / "libonepass_kernels.so"]
+    read = ["readelf", "-d", *libraries]
+    dynamic = subprocess.run(read, capture_output=True, text=True, check=True).stdout
+    needed = re.findall(r"\(NEEDED\).*\[(lib[\w+-]+)\.so", dynamic)
     text = (ROOT / "SECURITY.md").read_text()
     assert "libc10" in needed and [name for name in needed if f"`{name}`" not in text] == []
-    assert "RPATH" not in dynamic.stdout and "RUNPATH" not in dynamic.stdout
+    assert re.findall(r"\((?:RPATH|RUNPATH)\).*\[(.*)\]", dynamic) == ["$ORIGIN/.."]
 
 
 def test_the_rules_of_the_core_are_the_pages() -> None:

@@ -11,7 +11,6 @@ wheels are left in dist/.
 
 import argparse
 import dataclasses
-import os
 import shutil
 import subprocess
 import sys
@@ -25,7 +24,6 @@ from tools.torches import (
     VERSIONS,
     Environment,
     Failed,
-    Version,
     find_python,
     mirror,
     project,
