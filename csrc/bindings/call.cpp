@@ -135,23 +135,35 @@ void Call::check_arguments(PyObject* arguments, bool ranges) {
   reader_.check_arguments(arguments, ranges);
 }
 
-bool Call::stage(const Containers& containers) {
+bool Call::stage(const Containers& containers, std::span<Averages* const> averages) {
   plan_.stage();
   if (!plan_.measure()) return false;
+  lets_others_run_ = plan_.lets_others_run();
+  for (Averages* const one : averages) {
+    plan_.lead(one->plan());
+    lets_others_run_ |= one->plan().lets_others_run();
+  }
+  if (lets_others_run_) {
+    plan_.hold();
+    for (Averages* const one : averages) one->plan().hold();
+  }
   reader_.raise_reference_rates(containers.groups);
   return true;
 }
 
-void Call::take() {
+void Call::take(std::span<Averages* const> averages) {
   plan_.commit();
+  for (Averages* const one : averages) one->plan().commit();
   for (c10::TensorImpl* const wrapper : wrappers_) wrapper->bump_version();
-  if (!plan_.lets_others_run()) {
-    plan_.sweep();
-  } else {
-    is_swept_ = true;
-    const py::gil_scoped_release others_may_run;
-    plan_.sweep();
-  }
+  if (!lets_others_run_) return sweep(averages);
+  is_swept_ = true;
+  const py::gil_scoped_release others_may_run;
+  sweep(averages);
+}
+
+void Call::sweep(std::span<Averages* const> averages) {
+  plan_.sweep();
+  for (Averages* const one : averages) one->plan().sweep();
 }
 
 bool Call::gather(const Containers& containers, GatherMode mode) {

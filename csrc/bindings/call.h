@@ -7,6 +7,7 @@
 
 #include "../step/device_counts.h"
 #include "../step/plan.h"
+#include "averages.h"
 #include "dtensor.h"
 #include "param_groups.h"
 #include "param_places.h"
@@ -45,12 +46,12 @@ class Call {
   // where the step is skipped.
   bool settle_scaler(const Containers& containers);
   // Allocates what the step needs; the last that may fail. Returns false where the gradients' norm
-  // forbids the step.
-  bool stage(const Containers& containers);
+  // forbids the step. The averages, which are staged, move with it.
+  bool stage(const Containers& containers, std::span<Averages* const> averages);
   // The norm of all gradients, where a group asked for it.
   const std::optional<GradNorm>& grad_norm() const { return plan_.grad_norm(); }
   // Carries the step out: nothing of it fails but a device.
-  void take();
+  void take(std::span<Averages* const> averages);
   // Whether a step that was prepared shares memory with one that is being swept in another thread.
   bool shares_memory(const Call& other) const {
     return other.is_swept_ && plan_.shares_memory(other.plan_);
@@ -71,6 +72,7 @@ class Call {
     LastAddresses& last;
   };
 
+  void sweep(std::span<Averages* const> averages);
   bool read_scaler_on_cpu();
   void read_options(const Containers& containers);
   bool plan_anew(const Containers& containers);
@@ -101,6 +103,7 @@ class Call {
   std::vector<c10::TensorImpl*> wrappers_;  // the DTensors among the parameters
   Tensors tensors_;  // of the parameter that is gathered; to clear all of it for each takes long
   Plan plan_;
+  bool lets_others_run_ = false;
   bool is_swept_ = false;  // by a thread that lets others run
 };
 

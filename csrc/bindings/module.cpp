@@ -115,10 +115,11 @@ PYBIND11_MODULE(_C, m) {
       torch::translate_exception_to_python(error);
     }
   });
+  py::class_<Averages>(m, "Averages").def(py::init<>());
   py::class_<OptimizerStep>(m, "Step")
       .def(py::init<const std::string&>(), py::arg("algorithm"))
       .def("step", &OptimizerStep::step, py::arg("groups"), py::arg("state"), py::arg("new_state"),
-           py::arg("grad_scale"), py::arg("found_inf"))
+           py::arg("grad_scale"), py::arg("found_inf"), py::arg("averages") = py::list())
       .def("step_one", &OptimizerStep::step_one, py::arg("groups"), py::arg("state"),
            py::arg("param"), py::arg("new_state"))
       .def("place_of", &OptimizerStep::place_of, py::arg("groups"), py::arg("state"),

@@ -96,14 +96,16 @@ OptimizerStep::OptimizerStep(const std::string& algorithm_name)
 
 bool OptimizerStep::step(const py::list& groups, const py::dict& state,
                          const py::function& new_state, const py::object& grad_scale,
-                         const py::object& found_inf) {
+                         const py::object& found_inf, const py::list& averages) {
   const Session session(*this);
   if (!call_.read_scaler(grad_scale, found_inf)) return skip();
   NewEntries made;
   const Containers containers{groups.ptr(), state};
   if (!call_.prepare(containers, new_state, made)) return false;
   if (!call_.settle_scaler(containers)) return skip();
-  carry_out(call_, containers, made);
+  AveragesOfStep moving;
+  moving.stage(averages);
+  carry_out(call_, containers, made, moving);
   return true;
 }
 
@@ -115,7 +117,8 @@ bool OptimizerStep::step_one(const py::list& groups, const py::dict& state, cons
   const Containers containers{groups.ptr(), state, param.ptr()};
   if (!call.prepare(containers, new_state, made)) return false;
   session.check_memory();
-  carry_out(call, containers, made);
+  AveragesOfStep none;
+  carry_out(call, containers, made, none);
   return true;
 }
 
@@ -127,14 +130,15 @@ bool OptimizerStep::skip() {
 
 // Takes a step that was prepared, with the state that was made for it, unless its gradients forbid
 // it.
-void OptimizerStep::carry_out(Call& call, const Containers& containers, NewEntries& made) {
+void OptimizerStep::carry_out(Call& call, const Containers& containers, NewEntries& made,
+                              AveragesOfStep& averages) {
   RECORD_FUNCTION(std::string("onepass::") + algorithm_.name, {});
-  const bool is_taken = call.stage(containers);
+  const bool is_taken = call.stage(containers, averages.all());
   if (&call == &call_) grad_norm_ = call.grad_norm();
   if (!is_taken) return;
   made.keep();
   if (&call == &call_) ++steps_taken_;  // before what a device may fail at: the step is taken then
-  call.take();
+  call.take(averages.all());
 }
 
 std::pair<int, int> OptimizerStep::place_of(const py::list& groups, const py::dict& /*state*/,

@@ -18,9 +18,10 @@ class OptimizerStep {
 
   // Takes one step. Returns false, with nothing done, where a tensor is of a class of its own, but
   // for DTensors that are placed alike.
-  // `new_state(param, group)` makes the state of a parameter that has none yet.
+  // `new_state(param, group)` makes the state of a parameter that has none yet. `averages` move
+  // with the step (averages.h).
   bool step(const py::list& groups, const py::dict& state, const py::function& new_state,
-            const py::object& grad_scale, const py::object& found_inf);
+            const py::object& grad_scale, const py::object& found_inf, const py::list& averages);
 
   // Steps one parameter as step() would, in a time that does not depend on how many there are.
   // Other threads may step other parameters meanwhile.
@@ -55,7 +56,8 @@ class OptimizerStep {
   class SingleParamSession;
 
   bool skip();
-  void carry_out(Call& call, const Containers& containers, NewEntries& made);
+  void carry_out(Call& call, const Containers& containers, NewEntries& made,
+                 AveragesOfStep& averages);
 
   const Algorithm& algorithm_;
   // The GIL guards these: who is in the middle of a call that is about all parameters, and of one

@@ -42,6 +42,9 @@ void Plan::clear() {
   coefficients_.clear();
   devices_.clear();
   memory_.clear();
+  if (leading_.has_followers)
+    for (Task& task : tasks_) task.follower = nullptr;
+  leading_.has_followers = leading_.has_leader = false;
   scaler_.device_grad_scale.reset();
   scaler_.found_inf.reset();
 }

@@ -19,6 +19,17 @@
 
 namespace onepass {
 
+// Which tasks of a plan are swept with those of another.
+struct Leading {
+  static constexpr std::size_t kNone = -1;
+  std::vector<std::size_t> leaders;  // by task: the other plan's task that leads it, as found last
+  std::vector<bool> is_led;          // in this step
+  std::vector<Task> rest;            // those that are not
+  std::vector<std::int64_t> rest_ends;  // where each of these ends, laid end to end
+  bool has_followers = false;           // tasks of this plan lead others
+  bool has_leader = false;              // tasks of this plan are led
+};
+
 // The norm of all gradients of a step, and the type of what it was computed from.
 struct GradNorm {
   double value;
@@ -47,9 +58,15 @@ class Plan {
   bool measure();
   // Counts the steps, bumps the version counters, computes the coefficients.
   void commit();
-  // Sums over parameters where coefficients wait for it, then sweeps all tasks; those on devices
-  // without waiting for them.
+  // Lets tasks of another plan that read what tasks of this one write be swept with them; the
+  // others of its tasks are left to its own sweep(), which comes after that of this plan. Both are
+  // staged.
+  void lead(Plan& other);
+  // Sums over parameters where coefficients wait for it, then sweeps all tasks but those that
+  // another plan leads; those on devices without waiting for them.
   void sweep();
+  // Holds all memory until clear(), for a sweep during which others run; before commit().
+  void hold();
   // Forgets all tensors and keeps the vectors' memory for the next step.
   void clear();
 
@@ -60,7 +77,7 @@ class Plan {
   // with them.
   const std::deque<NewDecayLog>& new_decay_logs() const { return memory_.new_decay_logs; }
 
-  // Whether the step is so large that other threads may run during sweep(). Then stage() holds all
+  // Whether the step is so large that other threads may run during sweep(). Then hold() keeps its
   // memory until clear(), whatever they let go of.
   bool lets_others_run() const { return elements() > kReleaseThreshold; }
   // Whether one of two closed plans writes what the other reads or writes.
@@ -77,12 +94,14 @@ class Plan {
   bool reuse_task(std::size_t k, const ByteRanges& ranges);
   void make_task(std::size_t k, const ByteRanges& ranges, bool usual);
   SweepOrder order_of(const Entry& entry, bool usual) const;
-  void hold();
   double count_step_of(const Entry& entry) const;
   void bump_versions(std::size_t k) const;
   void note_caught_up(std::size_t k);
   void catch_up_rows(std::size_t first, std::size_t last);
   void reduce(std::size_t first, std::size_t last);
+  void sweep_rest();
+  bool leads(std::size_t k, const Plan& other, std::size_t j) const;
+  void match(const Plan& other);
 
   // What tasks depend on beside their parameters.
   struct TaskContext {
@@ -109,6 +128,7 @@ class Plan {
   std::optional<GradNorm> grad_norm_;
   bool catches_up_ = false;  // some parameter with a dense gradient has rows that missed decay
   Overlap overlap_;
+  Leading leading_;
   StepCoefficients coefficients_;
   SquareSums squares_{Squares::kOfRule}, gradient_squares_{Squares::kOfGradient};
   DevicePlans devices_;

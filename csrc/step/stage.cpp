@@ -13,7 +13,6 @@ void Plan::stage() {
     gradient_squares_.prepare(tasks_);
     task_squares_.reserve(tasks_.size());
   }
-  if (lets_others_run()) hold();
 }
 
 // Other threads may let go of tensors or give them other memory. What is held is the memory that

@@ -6,6 +6,7 @@ namespace onepass {
 void Plan::sweep() {
   if (on_devices_ > 0) devices_.run();
   if (elements() == 0 && !sums_) return;
+  if (leading_.has_leader) return sweep_rest();
   if (!overlap_.is_found()) {
     catch_up_rows(0, tasks_.size());
     reduce(0, tasks_.size());
@@ -17,6 +18,18 @@ void Plan::sweep() {
     reduce(k, k + 1);
     sweep_task(tasks_[k], 0, tasks_[k].size);
   }
+}
+
+// Sweeps the tasks that no other plan has swept. The memory for them is reserved.
+void Plan::sweep_rest() {
+  leading_.rest_ends.clear();
+  std::int64_t end = 0;
+  for (std::size_t k = 0; k < tasks_.size(); ++k) {
+    if (leading_.is_led[k] || entries_[k].on_device) continue;
+    leading_.rest.push_back(tasks_[k]);
+    leading_.rest_ends.push_back(end += tasks_[k].size);
+  }
+  onepass::sweep(leading_.rest, leading_.rest_ends);
 }
 
 // Multiplies rows that missed decay before their parameters, in their order, are stepped.

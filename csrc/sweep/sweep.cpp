@@ -139,6 +139,21 @@ void catch_up(const Task& caught_up) {
   return task.arithmetic == Format::kFloat64 ? keep_rows<double>(task) : keep_rows<float>(task);
 }
 
+namespace {
+
+// Sweeps part of a task and of those that follow it, in turns.
+void sweep_in_turns(const Task& task, std::int64_t begin, std::int64_t end) {
+  constexpr std::int64_t kTurn = 4096;
+  while (begin < end) {
+    const std::int64_t stop = end - begin > kTurn ? task.cut(begin + kTurn) : end;
+    for (const Task* one = &task; one != nullptr; one = one->follower)
+      sweep_task(*one, begin, stop);
+    begin = stop;
+  }
+}
+
+}  // namespace
+
 void sweep(std::span<const Task> tasks, std::span<const std::int64_t> ends) {
   constexpr std::int64_t kAhead = 6;
   const auto sweep_part = [&](std::int64_t begin, std::int64_t end) {
@@ -146,6 +161,7 @@ void sweep(std::span<const Task> tasks, std::span<const std::int64_t> ends) {
         ends, begin, end, [&](std::int64_t k, std::int64_t place) { return tasks[k].cut(place); },
         [&](std::int64_t k, std::int64_t from, std::int64_t to) {
           if (k + kAhead < std::ssize(tasks)) prefetch_start(tasks[k + kAhead]);
+          if (tasks[k].follower != nullptr) return sweep_in_turns(tasks[k], from, to);
           sweep_task(tasks[k], from, to);
         });
   };

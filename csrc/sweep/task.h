@@ -63,6 +63,9 @@ struct Task {
   Loop in_place = nullptr;       // the loop over these very types, if there is one
   Loop tiled = nullptr;          // the loop over tiles of the arithmetic type
   SumLoop sums = nullptr;        // the loop of sums over such tiles, if the rule waits for any
+  // One that reads what this one writes, or null: it is swept piece by piece behind this one, while
+  // the elements are in the cache. Both lie in the same order, without strides and rows.
+  Task* follower = nullptr;
 
   bool rounds_randomly() const {
     bool randomly = param.rounding != Rounding::kNearest;

@@ -84,8 +84,7 @@ std::pair<at::Tensor, at::Tensor> encode_state(const at::Tensor& state, bool is_
   const at::Tensor numbers = on_cpu(state, at::kFloat, "the state");
   const at::Tensor codes = at::empty(numbers.sizes(), numbers.options().dtype(type));
   const at::Tensor exponents = at::empty(exponent_shape(numbers), codes.options().dtype(at::kChar));
-  encode_numbers(run_over(numbers, codes, exponents),
-                 stored_type(codes));
+  encode_numbers(run_over(numbers, codes, exponents), stored_type(codes));
   return {codes.to(state.device()), exponents.to(state.device())};
 }
 
@@ -101,8 +100,7 @@ at::Tensor decode_state(const at::Tensor& codes, const at::Tensor& exponents) {
   const at::Tensor from = on_cpu(codes, codes.scalar_type(), "the state");
   const at::Tensor by = on_cpu(exponents, at::kChar, "the exponents");
   const at::Tensor numbers = at::empty(from.sizes(), from.options().dtype(at::kFloat));
-  decode_codes(run_over(numbers, from, by),
-               stored_type(from));
+  decode_codes(run_over(numbers, from, by), stored_type(from));
   return numbers.to(codes.device());
 }
 

@@ -5,6 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
+class Averages:
+    """The native half of an EMA that moves in an optimizer's step."""
+
 class Step:
     """The native half of one optimizer: reads its groups and its state, and takes its steps."""
 
@@ -16,6 +19,7 @@ class Step:
         new_state: Callable[[Tensor, dict[str, Any]], dict[str, Tensor]],
         grad_scale: Tensor | None,
         found_inf: Tensor | None,
+        averages: list[tuple[Averages, list[Tensor], list[Tensor], float, float]] = ...,
     ) -> bool: ...
     def step_one(
         self,
