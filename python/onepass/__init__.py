@@ -14,6 +14,7 @@ from . import ema
 from .build import build_info
 from .codes import to_float32_state_dict
 from .convert import create, from_torch, to_torch
+from .in_backward import in_backward
 from .optimizers import *  # noqa: F403
 from .optimizers import __all__ as _classes
 from .state import state_bytes
@@ -24,6 +25,7 @@ __all__ = [
     "create",
     "ema",
     "from_torch",
+    "in_backward",
     "state_bytes",
     "to_float32_state_dict",
     "to_torch",

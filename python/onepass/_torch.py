@@ -88,6 +88,36 @@ def divide_(tensors: list[Tensor], divisor: Tensor) -> None:
     torch._foreach_div_(tensors, divisor)
 
 
+def note_step(optimizer: Optimizer) -> None:
+    """Lets schedulers know of a step that was not step()'s: they warn before one (all versions)."""
+    optimizer._opt_called = True  # type: ignore[attr-defined]
+
+
+def accumulate_hooks(param: Tensor) -> list[Callable[[Tensor], None]]:
+    """Returns what register_post_accumulate_grad_hook() has registered (all versions)."""
+    return [*(getattr(param, "_post_accumulate_grad_hooks", None) or {}).values()]
+
+
+def after_backward(call: Callable[[], None]) -> None:
+    """Calls a function at the end of this backward, after what DDP and FSDP2 do there.
+
+    They queue their own end before the first of these calls runs, and it queues the second (all
+    versions).
+    """
+    queue = torch.autograd.Variable._execution_engine.queue_callback
+    queue(lambda: queue(call))
+
+
+def is_in_backward() -> bool:
+    """Returns whether autograd runs in this thread (all versions)."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def is_backward_nested() -> bool:
+    """Returns, at the end of a backward, whether it ran inside of another one (all versions)."""
+    return torch._C._current_autograd_node() is not None
+
+
 def is_memory(tensor: Tensor) -> bool:
     """Returns whether a tensor's class has no way of its own to compute (all versions)."""
     cls = type(tensor)

@@ -28,7 +28,7 @@ from .options import (
 )
 from .rules import RULES
 from .shards import refuse_shards
-from .single import check_single, unknown_class
+from .single import check_single, hook_added_group, unknown_class
 from .state import bytes_of, check_state_dtype, count_device, number_device, started
 
 
@@ -199,6 +199,7 @@ class OnePass(Optimizer):
             check_options(self.param_groups[-1])
             self._natively(self._native().check, self.state, len(self.param_groups) - 1)
             self._settle(self.param_groups[-1])
+            hook_added_group(self)
         except Exception:
             self.param_groups.pop()
             raise
