@@ -1,25 +1,35 @@
 #include "averages.h"
 
 namespace onepass {
+namespace {
+
+struct WeightNames final : Names {
+  explicit WeightNames(const py::list& all) : names(all) {}
+  std::string parameter(int /*group*/, int index) const override {
+    return "'" + py::str(names[static_cast<std::size_t>(index)]).cast<std::string>() + "'";
+  }
+  const py::list& names;
+};
+
+}  // namespace
 
 Averages::Averages() { group_.algorithm = find_algorithm("ema"); }
 
-void Averages::prepare(const py::list& averages, const py::list& weights, double beta,
-                       double step) {
+void Averages::prepare(const py::list& averages, const py::list& weights, const py::list& names,
+                       double beta, double step) {
   group_.hypers[0] = beta;
   group_.hypers[1] = step;
   plan_.begin({&group_, 1});
-  TORCH_CHECK(averages.size() == weights.size(), averages.size(), " averages of ", weights.size(),
-              " weights");
-  const ListNames names(group_.algorithm->roles.written);
+  TORCH_CHECK(averages.size() == weights.size() && averages.size() == names.size(), averages.size(),
+              " averages and ", names.size(), " names of ", weights.size(), " weights");
+  const WeightNames texts(names);
   for (std::size_t k = 0; k < averages.size(); ++k) {
-    const Subject subject{names, 0, static_cast<int>(k)};
+    const Subject subject{texts, 0, static_cast<int>(k)};
     PyObject* const average = PyList_GET_ITEM(averages.ptr(), static_cast<Py_ssize_t>(k));
     PyObject* const weight = PyList_GET_ITEM(weights.ptr(), static_cast<Py_ssize_t>(k));
-    Tensors tensors;
-    tensors.param = &tensor_of(average, subject, subject.role);
-    tensors.grad = &tensor_of(weight, subject, group_.algorithm->roles.one_read);
-    plan_.add(tensors, subject);
+    tensors_.param = &tensor_of(average, subject, subject.role);
+    tensors_.grad = &tensor_of(weight, subject, group_.algorithm->roles.one_read);
+    plan_.add(tensors_, subject);
   }
   plan_.close();
 }
@@ -29,7 +39,7 @@ void AveragesOfStep::stage(const py::list& given) {
     const auto one = arguments.cast<py::tuple>();
     auto* const averages = one[0].cast<Averages*>();
     all_.push_back(averages);
-    averages->prepare(one[1], one[2], one[3].cast<double>(), one[4].cast<double>());
+    averages->prepare(one[1], one[2], one[3], one[4].cast<double>(), one[5].cast<double>());
     averages->plan().stage();
   }
 }

@@ -16,14 +16,17 @@ class Averages {
   Averages();
 
   // Validates the averages and the weights that they move towards, lists of tensors; borrows them
-  // until end(). `step` is the update's number where the average is corrected, else 0.
-  void prepare(const py::list& averages, const py::list& weights, double beta, double step);
+  // until end(). `names` are for error messages. `step` is the update's number where the average is
+  // corrected, else 0.
+  void prepare(const py::list& averages, const py::list& weights, const py::list& names,
+               double beta, double step);
   Plan& plan() { return plan_; }
   void end() { plan_.clear(); }
 
  private:
   Group group_;
   Plan plan_;
+  Tensors tensors_;  // of one average; to clear all of it for each takes long
 };
 
 // Those of one step, which end with it.

@@ -71,6 +71,14 @@ std::string shown(double value) {
   return text;
 }
 
+struct ArgumentNames final : Names {
+  explicit ArgumentNames(const Algorithm& algorithm) : list(algorithm.roles.written) {}
+  std::string parameter(int, int index) const override {
+    return list + "[" + std::to_string(index) + "]";
+  }
+  std::string list;
+};
+
 // The arguments of one call, taken from the stack by position.
 class Arguments {
  public:
@@ -179,7 +187,7 @@ void run(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   if (arguments.is_skipped(scaler)) return;
   Plan plan;
   plan.begin({&group, 1}, scaler);
-  const ListNames names(group.algorithm->roles.written);
+  const ArgumentNames names(*group.algorithm);
   for (std::size_t k = 0; k < arguments.size(); ++k)
     plan.add(arguments.tensors(k), {names, 0, static_cast<int>(k)});
   plan.close();

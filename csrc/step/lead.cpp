@@ -29,6 +29,7 @@ void Plan::match(const Plan& other) {
 
 void Plan::lead(Plan& other) {
   Leading& led = other.leading_;
+  for (Task& task : other.tasks_) task.follower = nullptr;  // of the step before
   const bool in_order = overlap_.is_found() || other.overlap_.is_found();
   if (in_order || entries_.empty() || other.entries_.empty()) return;
   const auto is_as_found = [&](std::size_t j) {

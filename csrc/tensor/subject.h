@@ -13,15 +13,6 @@ struct Names {
   ~Names() = default;
 };
 
-// Those of tensors in a list of arguments: averages[3].
-struct ListNames final : Names {
-  explicit ListNames(const char* list_name) : list(list_name) {}
-  std::string parameter(int /*group*/, int index) const override {
-    return std::string(list) + "[" + std::to_string(index) + "]";
-  }
-  const char* list;
-};
-
 // One tensor of one parameter, for error messages.
 struct Subject {
   const Names& names;

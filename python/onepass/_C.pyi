@@ -19,7 +19,7 @@ class Step:
         new_state: Callable[[Tensor, dict[str, Any]], dict[str, Tensor]],
         grad_scale: Tensor | None,
         found_inf: Tensor | None,
-        averages: list[tuple[Averages, list[Tensor], list[Tensor], float, float]] = ...,
+        averages: list[tuple[Averages, list[Tensor], list[Tensor], list[str], float, float]] = ...,
     ) -> bool: ...
     def step_one(
         self,

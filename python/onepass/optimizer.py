@@ -16,7 +16,7 @@ from .containers import natively
 from .grad_norm import last_norm, no_norm_of_op
 from .hook_bypass import bypass_hooks
 from .loading import place_numbers, split_states, unwrap_states, wrap_states
-from .op_step import fill_lists, step_by_op, step_locally
+from .op_step import fill_lists
 from .options import (
     check_options,
     fill,
@@ -30,6 +30,7 @@ from .rules import RULES
 from .shards import refuse_shards
 from .single import check_single, hook_added_group, unknown_class
 from .state import bytes_of, check_state_dtype, count_device, number_device, started
+from .step import take_step
 
 
 class OnePass(Optimizer):
@@ -75,12 +76,7 @@ class OnePass(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         refuse_shards(self)
-        if torch.compiler.is_compiling() or C.dispatch_mode_is_active():
-            step_by_op(self)
-            return loss
-        if not self._natively(self._native().step, self.state, self._first_state, *self._scaler()):
-            step_locally(self)
-        self._norms["last"] = None
+        take_step(self)
         return loss
 
     def step_one(self, param: Tensor) -> None:

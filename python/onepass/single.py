@@ -17,6 +17,7 @@ from .grad_hooks import is_hooked
 from .grad_norm import needs_grad_norm
 from .shards import refuse_shard
 from .state import parameter_name
+from .step import moves_averages
 
 if TYPE_CHECKING:
     from .optimizer import OnePass
@@ -42,6 +43,11 @@ def why_not_single(optimizer: OnePass) -> str | None:
         return (
             "while grad_scale or found_inf is set: a gradient scaler knows only after backward "
             "whether gradients overflowed; call step(), or train without a scaler"
+        )
+    if moves_averages(optimizer):
+        return (
+            "while averages follow it, which are of whole steps; make the EMA without optimizer= "
+            "and call its update() after backward"
         )
     if is_capturing():
         return "into a CUDA graph, which is to hold whole steps; call step()"

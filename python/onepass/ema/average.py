@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..optimizer import OnePass
 from ..state import bytes_of
 from .arithmetic import checked_beta
+from .following import Following
 from .names import distinct, fitting, matched, named, positions, unsaved
 from .snapshot import Snapshot
 from .tensors import average_of, count, loaded, write
@@ -41,6 +43,10 @@ class EMA:
             (False).
         dtype: dtype of the averages: float32, float64, bfloat16 or float16; None is the weight's
             own, and float32 for 16-bit weights (None).
+        optimizer: an optimizer of onepass whose ``step()`` updates the averages in its own pass
+            over memory, with the bits of ``update()`` after it. A step that is skipped updates
+            nothing; copies and pickles of either do not follow each other (None).
+        update_every: update at every so many of its steps, from 1 up (1).
 
     State:
         ``averages``: a tensor for each name, shaped as the weight; 4 bytes per float32 element.
@@ -48,7 +54,9 @@ class EMA:
         takes the module along; ``state_dict()`` does not.
 
     Raises:
-        ValueError: an argument is out of its range, or the module has other tensors than before.
+        ValueError: an argument is out of its range, the module has other tensors than before, or
+            the optimizer steps none of them.
+        TypeError: the optimizer is not one of onepass.
         RuntimeError: a tensor does not fit. Nothing has changed then.
 
     Use it for:
@@ -96,6 +104,8 @@ class EMA:
         bias_correction: bool = False,
         use_buffers: bool = False,
         dtype: torch.dtype | None = None,
+        optimizer: OnePass | None = None,
+        update_every: int = 1,
     ) -> None:
         """Copies the weights; the arguments are described at the class."""
         self.beta = checked_beta(beta)
@@ -109,7 +119,13 @@ class EMA:
         self._positions = positions(weights)
         averages = [average_of(weight, dtype) for weight in distinct(weights)]
         self.averages = {name: averages[at] for name, at in self._positions.items()}
-        write(*self._pairs(None))
+        names, own, source = self._pairs(None)
+        write(names, own, source)
+        self._following: Following | None = None
+        if optimizer is not None:
+            self._following = Following(self, optimizer, update_every, source)
+        elif update_every != 1:
+            raise ValueError("update_every is for averages that follow an optimizer; pass it too")
 
     def update(self, model: torch.nn.Module | None = None) -> None:
         """Moves the averages towards the weights: one call, one pass over memory.
@@ -123,14 +139,17 @@ class EMA:
             RuntimeError: a tensor does not fit, or the averages are swapped in. Nothing has
                 changed.
         """
-        self._refuse_while_swapped("be updated")
-        step = self.n_averaged + 1
-        names, averages, weights = self._pairs(model)
-        corrected = self.bias_correction or step == 1
-        write(names, averages, weights, self.beta, step if corrected else None)
-        self.n_averaged = step
+        names, averages, weights, step = self._next(model)
+        write(names, averages, weights, self.beta, step)
+        self.n_averaged += 1
 
     update_parameters = update  # the name of AveragedModel
+
+    def unfollow(self) -> None:
+        """Ends the updates by the optimizer's steps; ``update()`` makes them again."""
+        if self._following is not None:
+            self._following.end()
+            self._following = None
 
     def copy_to(self, model: torch.nn.Module | None = None) -> None:
         """Writes the averages into the weights, for good.
@@ -240,9 +259,18 @@ class EMA:
     def __getstate__(self) -> dict[str, Any]:
         """Returns what is copied and pickled: the averages, and what they were made of."""
         self._refuse_while_swapped("be copied or pickled")
-        return {**self.__dict__, "_walk": None}
+        return {**self.__dict__, "_walk": None, "_following": None}
 
     # ---- the tensors
+
+    def _next(
+        self, model: torch.nn.Module | None = None
+    ) -> tuple[list[str], list[Tensor], list[Tensor], int | None]:
+        """Returns what the next update is made of; its number where it is corrected."""
+        self._refuse_while_swapped("be updated")
+        step = self.n_averaged + 1
+        corrected = self.bias_correction or step == 1
+        return (*self._pairs(model), step if corrected else None)
 
     def _refuse_while_swapped(self, what: str) -> None:
         if self._is_swapped:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
+from operator import is_
 from typing import Any
 
 import torch
@@ -33,6 +36,55 @@ def average_of(weight: Tensor, dtype: torch.dtype | None) -> Tensor:
         return torch.empty_like(weight, dtype=wanted, requires_grad=False)
 
 
+class Writing:
+    """One write of averages, checked in part: what the arithmetic is about, and what is copied."""
+
+    def __init__(self, names: list[str], targets: list[Tensor], sources: list[Tensor]) -> None:
+        """Checks the tensors of whole numbers, and looks for the memory of the others."""
+        self.names, self.targets, self.sources = names, targets, sources
+        self._given = (targets, sources)
+        self._copied: list[tuple[str, Tensor, Tensor]] = []
+        if not all(map(is_averaged, targets)):
+            rows = list(zip(names, targets, sources, strict=True))
+            self._copied = [row for row in rows if not is_averaged(row[1])]
+            _check_copied(self._copied)
+            averaged = [row for row in rows if is_averaged(row[1])]
+            self.names = [name for name, _, _ in averaged]
+            self.targets = [target for _, target, _ in averaged]
+            self.sources = [source for _, _, source in averaged]
+        self._is_plain = _are_plain(self.targets) and _are_plain(self.sources)
+        if not self._is_plain:
+            self.targets = list(map(_plain, self.names, self.targets))
+            self.sources = list(map(_plain, self.names, self.sources))
+
+    def serves(self, targets: list[Tensor], sources: list[Tensor]) -> bool:
+        """Returns whether a write of these very tensors would be the same."""
+        own_targets, own_sources = self._given
+        return (
+            self._is_plain
+            and len(targets) == len(own_targets)
+            and all(map(is_, targets, own_targets))
+            and all(map(is_, sources, own_sources))
+        )
+
+    @contextlib.contextmanager
+    def naming(self) -> Iterator[None]:
+        """Gives errors about ``averages[3]`` the name of that tensor."""
+        try:
+            yield
+        except RuntimeError as error:
+            text = re.sub(r"averages\[(\d+)\]", lambda k: f"'{self.names[int(k[1])]}'", str(error))
+            if text == str(error):
+                raise
+            raise RuntimeError(text) from None
+
+    def copy(self) -> None:
+        """Copies the tensors of whole numbers."""
+        with torch.no_grad():
+            for _, target, source in self._copied:
+                target.copy_(source)
+
+
 def write(
     names: list[str],
     targets: list[Tensor],
@@ -41,11 +93,13 @@ def write(
     step: int | None = 1,
 ) -> None:
     """Updates tensors by ``update_``, at step 1 to copies, and copies those of whole numbers."""
-    rows = list(zip(names, targets, sources, strict=True))
-    averaged, copied = rows, []
-    if not all(map(is_averaged, targets)):
-        averaged = [row for row in rows if is_averaged(row[1])]
-        copied = [row for row in rows if not is_averaged(row[1])]
+    writing = Writing(names, targets, sources)
+    with writing.naming():
+        update_(writing.targets, writing.sources, beta, step)
+    writing.copy()
+
+
+def _check_copied(copied: list[tuple[str, Tensor, Tensor]]) -> None:
     for name, target, source in copied:
         if source.dtype != target.dtype or source.shape != target.shape:
             raise ValueError(
@@ -53,17 +107,6 @@ def write(
                 f"{target.dtype} and {list(target.shape)}; make a new EMA after changing the model"
             )
         readable(f"'{name}'", source), readable(f"'{name}'", target)
-    if copied or not (_are_plain(targets) and _are_plain(sources)):
-        targets = [_plain(name, target) for name, target, _ in averaged]
-        sources = [_plain(name, source) for name, _, source in averaged]
-    try:
-        update_(targets, sources, beta, step)
-    except RuntimeError as error:
-        text = re.sub(r"averages\[(\d+)\]", lambda k: f"'{averaged[int(k[1])][0]}'", str(error))
-        raise RuntimeError(text) from None
-    with torch.no_grad():
-        for _, target, source in copied:
-            target.copy_(source)
 
 
 def _are_plain(tensors: list[Tensor]) -> bool:
