@@ -1,4 +1,4 @@
-# One line each: make demo | gallery | test | test-torches | test-all | docs | cuda-check | bench | lint | format | clean
+# One line each: make demo | gallery | test | test-torches | test-all | docs | wheels | cuda-check | bench | lint | format | clean
 #
 # Everything is installed into .venv by these commands; pip's own index settings are honoured.
 # make test TORCH=torch==2.14.1        another torch
@@ -40,6 +40,10 @@ test: $(STAMPS)/test
 # The same tests with other versions of torch, on other Pythons: nothing of the checkout is touched.
 test-torches:
 	$(PYTHON) tools/torches.py $(VERSIONS) -- -n $(JOBS) --dist loadgroup --timeout 600 -m "not slow"
+
+# A wheel for each Python that is here, for every torch; ARGS="--python 3.11 --torch 2.13.0" takes fewer.
+wheels:
+	$(PYTHON) -m tools.wheels $(ARGS)
 
 # Whether the tests notice faults planted in csrc/: a minute or two for each of COUNT. Not in test-all.
 test-mutants: $(STAMPS)/test
@@ -122,4 +126,4 @@ $(STAMPS)/peers: benchmarks/requirements-peers.txt | $(STAMPS)/test
 
 FORCE:
 .NOTPARALLEL:
-.PHONY: help demo gallery test test-torches test-all test-slow test-peers test-deepspeed test-mutants test-sanitized cuda-check docs bench lint format clean FORCE
+.PHONY: help demo gallery test test-torches test-all test-slow test-peers test-deepspeed test-mutants test-sanitized cuda-check docs wheels bench lint format clean FORCE

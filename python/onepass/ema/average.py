@@ -44,8 +44,8 @@ class EMA:
         dtype: dtype of the averages: float32, float64, bfloat16 or float16; None is the weight's
             own, and float32 for 16-bit weights (None).
         optimizer: an optimizer of onepass whose ``step()`` updates the averages in its own pass
-            over memory, with the bits of ``update()`` after it. A step that is skipped updates
-            nothing; copies and pickles of either do not follow each other (None).
+            over memory, with the bits of ``update()`` after it. A skipped step updates nothing;
+            ``step_one()`` and torch.compile are refused; copies do not follow (None).
         update_every: update at every so many of its steps, from 1 up (1).
 
     State:
