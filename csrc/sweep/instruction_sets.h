@@ -34,7 +34,7 @@ struct PerInstructionSet<body> {
 };
 
 // The widest instruction set of this machine, as an index into the tables.
-inline int widest_instruction_set() {
+inline int widest_instruction_set() noexcept {
 #ifdef ONEPASS_X86_64
   if (__builtin_cpu_supports("x86-64-v4")) return 2;
   if (__builtin_cpu_supports("x86-64-v3")) return 1;
