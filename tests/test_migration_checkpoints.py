@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import onepass
-from tests.flash_checkpoints import ON_A_CPU, OPTIONS, flashoptim
+from tests.flash_checkpoints import OPTIONS, flashoptim
 from tests.migration import PEER, TABLES, Table, each_peer, marked
-from tests.migration_walks import SHAPES, STEPS, Walk, assert_alike, base_of, shapes_of
+from tests.migration_walks import STEPS, Walk, assert_alike, base_of, shapes_of
 from tests.support import (
     after_three_steps,
     copies,
@@ -186,14 +186,3 @@ def test_states_of_flashoptim_are_those_that_it_decodes(
     scales = torch.float16 if dtype == "float32" else torch.bfloat16
     assert kinds - {torch.uint8} == {torch.int8, scales}
     assert_decoded(onepass.convert_state_dict(theirs, "flashoptim", name), unpacked, name)
-
-
-@each_flash
-def test_training_goes_on_from_a_checkpoint_of_flashoptim(name: str) -> None:
-    """Of states in float32, as on a CPU."""
-    cls = getattr(flashoptim(), f"Flash{name}")
-    options = {"lr": 0.02, "weight_decay": 0.1, **ON_A_CPU, **OPTIONS[name]}
-    old = Walk(cls(make_params(SHAPES), **options)).go(0, 7)
-    new = getattr(onepass, name)(copies(old.params))
-    new.load_state_dict(onepass.convert_state_dict(old.optimizer.state_dict(), "flashoptim", name))
-    assert_alike(Walk(new).go(7, STEPS), old.go(7, STEPS))
