@@ -118,6 +118,7 @@ OPTIMI_WANTED = {
     "exp_avg": MOMENTS["exp_avg"] * (1 - 0.8**3),
     "exp_avg_sq": MOMENTS["exp_avg_sq"] * (1 - 0.95**3),
 }
+ADAN = BETAS | {"betas": (0.8, 0.9, 0.95)}
 APEX_GROUP = BETAS | {"bias_correction": True, "step": 3}
 
 SAMPLES = (
@@ -248,8 +249,8 @@ SAMPLES = (
         "Adan",
         {**MOMENTS, "exp_avg_diff": floats(3), "previous_grad": floats(4)},
         {"step": STEP, **MOMENTS, "exp_avg_diff": floats(3), "prev": -floats(4)},
-        {"betas": (0.8, 0.9, 0.95), "eps": 0.01, "step": 3, "max_grad_norm": 0.0},
-        {"betas": (0.8, 0.9, 0.95), "eps": 0.01},
+        {**ADAN, "step": 3, "max_grad_norm": 0.0},
+        ADAN,
     ),
     Sample(
         "torchao",

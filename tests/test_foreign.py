@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -153,7 +154,7 @@ def test_names_other_entries_and_empty_states_are_kept() -> None:
 def test_blocks_of_2048_of_older_versions_are_told_by_the_number_of_scales() -> None:
     codes = torch.arange(2304, dtype=torch.int32).to(torch.uint8)
     state = {"step": 1, "state1": codes, "qmap1": torch.arange(256.0)}
-    group = {"lr": 0.1, "betas": (0.9, 0.99), "params": [0]}
+    group = {"lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.0, "params": [0]}
     for count, size in ((9, 256), (2, 2048)):
         scales = torch.arange(1.0, count + 1)
         saved = {"state": {0: state | {"absmax1": scales}}, "param_groups": [group]}
@@ -165,7 +166,7 @@ def test_blocks_of_2048_of_older_versions_are_told_by_the_number_of_scales() -> 
 def test_one_parameter_of_deepspeed_counts_steps_for_its_group() -> None:
     sample = sample_of("deepspeed-Adam")
     state = {k: {"step": count, **MOMENTS} for k, count in enumerate((0, 5, 2, 3))}
-    groups = [{"lr": 0.1, "params": [0, 1]}, {"lr": 0.1, "params": [2, 3]}]
+    groups = [{**sample.saved["param_groups"][0], "params": [k, k + 1]} for k in (0, 2)]
     moved = converted(sample, {"state": state, "param_groups": groups})
     assert [float(own["step"]) for own in moved["state"].values()] == [5.0, 5.0, 2.0, 3.0]
 
@@ -293,14 +294,19 @@ def test_a_group_that_does_not_fit_is_refused() -> None:
         ("bias_correction", False, r"group 0 has bias_correction=False, but onepass\.AdamW"),
         ("lr", -1.0, "parameter group 0: Invalid learning rate"),
         ("betas", (0.9, 1.5), "parameter group 0: Invalid beta parameter at index 1"),
+        ("lr", "fast", "parameter group 0: lr must be a number"),
         ("params", [5], "a state for 4, which is in no group"),
         ("params", 4, "must be a dict with a list of 'params'"),
     ):
         saved = sample.saved
         saved["param_groups"][0][key] = value
-        with pytest.raises(ValueError, match=text):
+        with pytest.raises((TypeError, ValueError), match=text):
             converted(sample, saved)
     sample = sample_of("optimi-AdamW")
+    saved = sample.saved
+    saved["param_groups"][0]["step"] = torch.tensor(0)
+    with pytest.raises(ValueError, match="has moments but counts no steps"):
+        converted(sample, saved)
     saved = sample.saved
     del saved["param_groups"][0]["beta2"]
     with pytest.raises(ValueError, match=r"group 0: betas must be 2 numbers"):
@@ -310,3 +316,24 @@ def test_a_group_that_does_not_fit_is_refused() -> None:
 def test_a_state_on_meta_is_refused() -> None:
     empty = torch.empty(SHAPE, device="meta")
     refused(sample_of("apex-AdamW"), "is on meta and holds no numbers", exp_avg=empty)
+
+
+def test_a_sparse_state_is_refused() -> None:
+    sparse = torch.ones(SHAPE).to_sparse()
+    refused(sample_of("apex-AdamW"), "must be a dense tensor of floats", exp_avg=sparse)
+
+
+@each_sample
+def test_a_group_without_an_option_that_the_source_saves_is_refused(sample: Sample) -> None:
+    """Its default would be another step; a keyword stands in."""
+    for key in sample.group.keys() & {"lr", "betas", "eps", "weight_decay", "momentum"}:
+        saved = sample.saved
+        del saved["param_groups"][0][key]
+        name = {"SGD": "momentum", "RMSprop": "alpha"}.get(sample.algorithm, key)
+        wanted = name if key == "betas" else key
+        if wanted in inspect.signature(getattr(onepass, sample.algorithm)).parameters:
+            with pytest.raises(ValueError, match=f"parameter group 0 lacks the {wanted} that"):
+                converted(sample, saved)
+            value = sample.held[wanted]
+            moved = convert_state_dict(saved, sample.source, sample.algorithm, **{wanted: value})
+            assert moved["param_groups"][0][wanted] == value

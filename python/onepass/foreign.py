@@ -21,6 +21,8 @@ from .state import as_number, parameter_name
 # Steps of these do not depend on how many were taken before, and some libraries do not count them.
 _UNCOUNTED = ("SGD", "Momentum", "Lion", "Adagrad", "RMSprop")
 _KEPT = ("initial_lr", REFERENCE_LR, "param_names")  # beside the options of a class
+# Every library saves those of them that the algorithm has.
+_SAVED = ("lr", "betas", "eps", "weight_decay", "momentum", "alpha")
 
 
 def convert_state_dict(
@@ -47,8 +49,8 @@ def convert_state_dict(
 
     Raises:
         ValueError: there is no such source or class, the source's states of that class are not
-            known, or a state does not look like one of the source.
-        TypeError: the class has no such option.
+            known, or a state or group does not look like one of the source.
+        TypeError: the class has no such option, or an option has a wrong type.
 
     Example:
         >>> import torch, onepass
@@ -128,10 +130,16 @@ def _group(
         for key, value in source.options(group, cls.__name__).items()
     }
     held = {key: value for key, value in found.items() if key in known}
+    lacking = [key for key in _SAVED if key in known and key not in {**options, **held}]
+    if lacking:
+        raise ValueError(
+            f"parameter group {index} lacks the {lacking[0]} that {source.name} saves for "
+            f"onepass.{cls.__name__}; give it as a keyword"
+        )
     try:
         complete = cls([torch.empty(0, device="cpu")], **{**options, **held}).defaults
-    except ValueError as error:
-        raise ValueError(f"parameter group {index}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"parameter group {index}: {error}") from error
     beside = {key: found[key] for key in _KEPT if key in found}
     return {**complete, **held, **beside, "params": group["params"]}
 

@@ -29,6 +29,8 @@ def _uncorrected(entry: Entry, key: str, value: Tensor, steps: int) -> Tensor:
         return value
     if key == "prev_grad":
         return -value
+    if not steps:
+        raise entry.unlike("has moments but counts no steps, which tell their bias")
     position = list(entry.present()).index(key) + 1
     return value * (1 - entry.option(f"beta{position}") ** steps)
 
@@ -126,7 +128,7 @@ def _of_bitsandbytes(group: dict[str, Any], algorithm: str) -> dict[str, Any]:
     name, betas = {"SGD": "momentum", "RMSprop": "alpha"}.get(algorithm), group.get("betas")
     if name and isinstance(betas, (list, tuple)) and betas:
         found[name] = betas[0]
-    return found
+    return found | ({"momentum": 0} if algorithm == "RMSprop" else {})  # theirs is without effect
 
 
 def _of_optimi(group: dict[str, Any], algorithm: str) -> dict[str, Any]:

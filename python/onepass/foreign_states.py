@@ -79,15 +79,22 @@ class Entry:
     def floats(self, key: str) -> Tensor:
         """Returns a state of floats, of 32 bits at least."""
         value = self.values.get(key)
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            raise ValueError(f"{self.label(key)} must be a tensor of floats, got {_kind(value)}")
+        if not (
+            isinstance(value, Tensor)
+            and value.is_floating_point()
+            and value.layout == torch.strided
+        ):
+            raise ValueError(
+                f"{self.label(key)} must be a dense tensor of floats, got {_kind(value)}"
+            )
         value = readable(self.label(key), value)
         return value if value.itemsize >= 4 else value.float()
 
     def part(self, key: str, dtypes: tuple[torch.dtype, ...], numel: int | None = None) -> Tensor:
         """Returns a plain tensor of a coded state, of one of some dtypes and of a size."""
         value = self.values.get(key)
-        if type(value) is not Tensor or value.dtype not in dtypes:
+        is_plain = type(value) is Tensor and value.layout == torch.strided
+        if not is_plain or value.dtype not in dtypes:
             raise ValueError(
                 f"{self.label(key)} must be a plain tensor of {' or '.join(map(str, dtypes))}, "
                 f"got {_kind(value)}"
@@ -108,5 +115,5 @@ def unwrapped(source: Source, values: Any) -> Any:
 
 def _kind(value: Any) -> str:
     if isinstance(value, Tensor):
-        return f"a {type(value).__name__} of {value.dtype}"
+        return f"a {type(value).__name__} of {value.dtype} and layout {value.layout}"
     return repr(value)
