@@ -46,6 +46,7 @@ OTHER: Options = {
     "fused": True,
     "triton": False,
     "kahan_sum": True,
+    "master_weight_bits": 24,
 }
 # What some arguments need in order to be seen, or to mean here what they mean there.
 ALONGSIDE: dict[str, Options] = {

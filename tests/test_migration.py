@@ -76,7 +76,15 @@ def test_a_table_has_every_argument_of_theirs_and_its_default(table: Table) -> N
 def test_the_page_names_the_versions_that_are_tested() -> None:
     pins = [line for line in (ROOT / REQUIREMENTS).read_text().splitlines() if "==" in line]
     versions = dict(pin.split()[0].split("==") for pin in pins)
-    for name in ("deepspeed", "bitsandbytes", "torchao", "torch-optimi", "pytorch-optimizer"):
+    named = (
+        "deepspeed",
+        "bitsandbytes",
+        "torchao",
+        "flashoptim",
+        "torch-optimi",
+        "pytorch-optimizer",
+    )
+    for name in named:
         assert f"{name} {versions[name]}" in PAGE.read_text().replace("\n", " ")
 
 

@@ -14,6 +14,7 @@ from . import ema
 from .build import build_info
 from .codes import to_float32_state_dict
 from .convert import create, from_torch, to_torch
+from .foreign import convert_state_dict
 from .in_backward import in_backward
 from .optimizers import *  # noqa: F403
 from .optimizers import __all__ as _classes
@@ -22,6 +23,7 @@ from .state import state_bytes
 __all__ = [
     *_classes,
     "build_info",
+    "convert_state_dict",
     "create",
     "ema",
     "from_torch",

@@ -39,12 +39,17 @@ def class_named(name: str) -> Any:
     known = {cls.lower(): cls for cls in optimizers.__all__}
     wanted = name.lower().replace("_", "").replace("-", "")
     if wanted not in known:
-        near = [known[one] for one in difflib.get_close_matches(wanted, known, n=3)]
-        hint = f"; did you mean {' or '.join(near)}?" if near else "."
         raise ValueError(
-            f"onepass has no optimizer {name!r}{hint} It has {', '.join(optimizers.__all__)}"
+            f"onepass has no optimizer {name!r}{near(wanted, known)} It has "
+            f"{', '.join(optimizers.__all__)}"
         )
     return getattr(optimizers, known[wanted])
+
+
+def near(wanted: str, known: dict[str, str]) -> str:
+    """Returns the end of a sentence that names what was possibly meant, by its lower-case key."""
+    found = [known[one] for one in difflib.get_close_matches(wanted, known, n=3)]
+    return f"; did you mean {' or '.join(found)}?" if found else "."
 
 
 def from_torch(optimizer: Optimizer) -> OnePass:
