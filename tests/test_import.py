@@ -194,7 +194,8 @@ def test_python_that_no_build_can_serve(installation, python):
         f"onepass works with {_versions.WORKS_WITH}; here is Python {_versions.text(python)}."
         in error
     )
-    assert error.endswith("\nFix:  python3.13 -m pip install onepass\n")
+    folder = "in the folder of onepass's source"
+    assert error.endswith(f"\nFix:  {folder}: python3.13 -m pip install .\n")
 
 
 def test_broken_torch_speaks_for_itself(installation):
