@@ -231,6 +231,10 @@ def test_states_of_8_bits_are_named() -> None:
     refuse(trained(ADAMW, 1, state_dtype=torch.int8), TypeError, "group 0 uses state_dtype, ")
 
 
+def test_torchs_own_step_is_not_compared_with_itself() -> None:
+    refuse(trained(ADAMW, 0, differentiable=True), TypeError, "torch's own step")
+
+
 def test_a_class_that_torch_lacks_is_named() -> None:
     for case in CASES:
         if case.theirs is None:

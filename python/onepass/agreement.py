@@ -158,6 +158,8 @@ def _name_of_torchs(optimizer: OnePass) -> str:
 
 def _refuse_options(optimizer: OnePass, name: str) -> None:
     cls = type(optimizer)
+    if optimizer.defaults.get("differentiable"):
+        raise TypeError("differentiable=True takes torch's own step: there is nothing to compare")
     for index, group in enumerate(optimizer.param_groups):
         for option in in_use(cls, group):
             if option in (*_BY_A_CALL, *EVERYWHERE):
