@@ -194,7 +194,8 @@ def test_python_that_no_build_can_serve(installation, python):
         f"onepass works with {_versions.WORKS_WITH}; here is Python {_versions.text(python)}."
         in error
     )
-    assert error.endswith("\nFix:  python3.13 -m pip install onepass\n")
+    folder = "in the folder of onepass's source"
+    assert error.endswith(f"\nFix:  {folder}: python3.13 -m pip install .\n")
 
 
 def test_broken_torch_speaks_for_itself(installation):
@@ -270,8 +271,8 @@ def test_bytes_are_those_of_state_bytes(capsys):
         (["--params", "-1"], "number of elements"),
         (["--params", "nan"], "number of elements"),
         (["--params", "1", "--optimizer", "adamv"], "did you mean"),
-        (["--params", "1", "--dtype", "int8"], "floating-point dtype"),
-        (["--params", "1", "--dtype", "nothing"], "floating-point dtype"),
+        (["--params", "1", "--dtype", "int8"], "--dtype must be one of float32"),
+        (["--params", "1", "--dtype", "nothing"], "--dtype must be one of float32"),
         (["--params", "1", "--state", "int4"], "Invalid state_dtype value"),
         ([], "required: --params"),
     ),

@@ -186,7 +186,8 @@ class TestRequirements:
     def test_other_python_is_refused(self, requires, tmp_path, monkeypatch, python):
         monkeypatch.setattr(sys, "version_info", (*python, 1, "final", 0))
         refusal = (
-            f"here is Python {python[0]}.{python[1]}.\nFix:  python3.13 -m pip install onepass"
+            f"here is Python {python[0]}.{python[1]}.\nFix:  "
+            "in the folder of onepass's source: python3.13 -m pip install ."
         )
         with pytest.raises(SystemExit, match=re.escape(refusal)):
             requires(tmp_path)

@@ -11,6 +11,7 @@ from ._native import C as _C  # first: it explains an import that fails
 
 # isort: split
 from . import ema
+from .agreement import check
 from .build import build_info
 from .codes import to_float32_state_dict
 from .convert import create, from_torch, to_torch
@@ -23,6 +24,7 @@ from .state import state_bytes
 __all__ = [
     *_classes,
     "build_info",
+    "check",
     "convert_state_dict",
     "create",
     "ema",

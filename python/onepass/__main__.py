@@ -1,7 +1,8 @@
-"""What was built; `doctor`: a try on every device; `bytes`: what training will take of memory.
+"""What was built, whether it works here, how fast it is here, and what training takes of memory.
 
 python -m onepass
 python -m onepass doctor
+python -m onepass bench --shape resnet50 --optimizer AdamW
 python -m onepass bytes --params 8e9 --optimizer AdamW --dtype bfloat16 --state float32
 """
 
@@ -9,16 +10,21 @@ from __future__ import annotations
 
 import argparse
 import platform
+import re
 import sys
+import textwrap
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from onepass import optimizers
 from onepass._native import C
-from onepass.convert import class_named
-from onepass.state import state_bytes
+from onepass.bench import bench
+from onepass.convert import class_named, did_you_mean
+from onepass.host import cpu
+from onepass.model_shapes import MODELS
+from onepass.state import DTYPES, state_bytes
 
 _STEPS = 5
 # Largest allowed difference, relative to the parameter. torch's loop rounds a bfloat16 parameter or
@@ -34,11 +40,12 @@ def info() -> str:
         cuda = "no CUDA: built without kernels for it"
     elif not torch.cuda.is_available():
         cuda += "; no device found"
+    known = ", ".join(built["instruction_sets"])
     rows = {
         "onepass": built["version"],
         "torch": f"{torch.__version__} (built for {built['torch']})",
         "compiler": built["compiler"],
-        "CPU": f"using {built['instruction_set']} of {', '.join(built['instruction_sets'])}",
+        "CPU": f"{cpu()}; using {built['instruction_set']} of {known}",
         "CUDA": cuda,
         "Python": f"{platform.python_version()} on {platform.platform()}",
     }
@@ -118,42 +125,88 @@ def memory(params: float, name: str, dtype: str, state: str | None) -> str:
 
 
 def _dtype_of(name: str) -> torch.dtype:
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"--dtype must be a floating-point dtype of torch, got {name}")
-    return dtype
+    known = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
+    if name not in known:
+        raise ValueError(
+            f"--dtype must be one of {', '.join(known)}, got {name}{did_you_mean(name, known)}"
+        )
+    return known[name]
 
 
-def _parser() -> argparse.ArgumentParser:
+def _bench(asked: argparse.Namespace) -> str:
+    for name, least in (("steps", 2), ("threads", 1)):
+        value = getattr(asked, name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name} must be {least} or more, got {value}")
+    before = torch.get_num_threads()
+    torch.set_num_threads(asked.threads or before)
+    try:
+        return bench(asked.shape, asked.optimizer, _dtype_of(asked.dtype), asked.steps)
+    finally:
+        torch.set_num_threads(before)
+
+
+_COMMANDS = {
+    "info": "what was built, and what runs it (default)",
+    "doctor": "takes steps beside torch.optim on every device; exit code 1 where they differ",
+    "bench": "how long one step takes on this machine's CPU, beside torch.optim",
+    "bytes": "what training takes of memory, to the byte",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, with what may have been meant."""
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.search(r"invalid choice: '(.*?)'", message)
+        hint = did_you_mean(wrong[1], _COMMANDS) if wrong else ""
+        self.exit(2, f"{self.prog}: {message}{hint}\n")
+
+
+def _parser() -> _Parser:
     description, examples = (__doc__ or "").split("\n\n")
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m onepass",
         description=description,
-        epilog=examples,
+        epilog="examples:\n" + textwrap.indent(examples, "  "),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command")
-    commands.add_parser("info", help="what was built, and what runs it (default)")
-    commands.add_parser("doctor", help="takes steps beside torch.optim on every device")
-    asked = commands.add_parser("bytes", help="what training will take of memory")
-    asked.add_argument("--params", type=float, required=True, help="how many, as 8e9")
-    asked.add_argument("--optimizer", default="AdamW", help="a class of onepass (AdamW)")
-    asked.add_argument("--dtype", default="float32", help="of weights and gradients (float32)")
-    asked.add_argument("--state", help="dtype of the states, as the option state_dtype")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    made = {
+        name: commands.add_parser(name, help=text, description=text)
+        for name, text in _COMMANDS.items()
+    }
+    for name in ("bench", "bytes"):
+        add = made[name].add_argument
+        add("--optimizer", default="AdamW", metavar="CLASS", help="a class of onepass (AdamW)")
+        add("--dtype", default="float32", help="of weights and gradients (float32)")
+    add = made["bytes"].add_argument
+    add("--params", type=float, required=True, metavar="NUMBER", help="how many, as 8e9")
+    add("--state", metavar="DTYPE", help="dtype of the states, as the option state_dtype")
+    add = made["bench"].add_argument
+    shapes = f"{', '.join(MODELS)}, or shapes such as 1000x1000,1000 (resnet50)"
+    add("--shape", default="resnet50", metavar="MODEL", help=shapes)
+    add("--steps", type=int, help="how often each is measured (as fits into ten seconds)")
+    add("--threads", type=int, help="threads of torch and onepass (as many as torch takes)")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     parser = _parser()
-    asked = parser.parse_args(argv)
-    if asked.command == "bytes":
-        try:
+    asked, unknown = parser.parse_known_args(argv)
+    if unknown:
+        options = [f"--{name}" for name in vars(asked) if name != "command"]
+        parser.error(f"there is no {unknown[0]} here{did_you_mean(unknown[0], options)}")
+    try:
+        if asked.command == "bytes":
             print(memory(asked.params, asked.optimizer, asked.dtype, asked.state))
-        except ValueError as error:
-            parser.error(str(error))
-        return 0
-    print(info())
+        elif asked.command == "bench":
+            print(_bench(asked))
+        else:
+            print(info())
+    except ValueError as error:
+        parser.error(str(error))
     if asked.command == "doctor":
         print()
         return 0 if doctor() else 1

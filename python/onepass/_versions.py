@@ -29,7 +29,7 @@ WORKS_WITH = (
     f"torch {text(TORCH[0])} to {text(TORCH[1])} and Python {text(PYTHON[0])} to {text(PYTHON[1])}"
 )
 INSTALL_TORCH = f'pip install "{REQUIREMENT}"'
-INSTALL_PYTHON = f"python{PYTHON_TO_TAKE} -m pip install onepass"
+INSTALL_PYTHON = f"in the folder of onepass's source: python{PYTHON_TO_TAKE} -m pip install ."
 
 
 def is_supported(torch: str) -> bool:

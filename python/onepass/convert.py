@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 from torch.optim.optimizer import Optimizer, ParamsT
@@ -39,17 +40,21 @@ def class_named(name: str) -> Any:
     known = {cls.lower(): cls for cls in optimizers.__all__}
     wanted = name.lower().replace("_", "").replace("-", "")
     if wanted not in known:
+        hint = did_you_mean(wanted, optimizers.__all__) or "."
         raise ValueError(
-            f"onepass has no optimizer {name!r}{near(wanted, known)} It has "
-            f"{', '.join(optimizers.__all__)}"
+            f"onepass has no optimizer {name!r}{hint} It has {', '.join(optimizers.__all__)}"
         )
     return getattr(optimizers, known[wanted])
 
 
-def near(wanted: str, known: dict[str, str]) -> str:
-    """Returns the end of a sentence that names what was possibly meant, by its lower-case key."""
-    found = [known[one] for one in difflib.get_close_matches(wanted, known, n=3)]
-    return f"; did you mean {' or '.join(found)}?" if found else "."
+def did_you_mean(wanted: str, names: Iterable[str]) -> str:
+    """Returns the end of a message that names what is near; nothing where nothing is."""
+    known = {name.lower(): name for name in names}
+    wanted = wanted.lower()
+    matches = difflib.get_close_matches(wanted, known, n=8)
+    matches.sort(key=lambda one: not one.startswith(wanted[:3]))  # and then by similarity
+    near = [known[one] for one in matches[:3]]
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def from_torch(optimizer: Optimizer) -> OnePass:

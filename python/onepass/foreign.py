@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .convert import class_named, near
+from .convert import class_named, did_you_mean
 from .foreign_libraries import SOURCES
 from .foreign_states import Entry, Source, unwrapped
 from .loading import wrap_states
@@ -102,7 +102,8 @@ def _source_named(name: str, cls: type) -> Source:
     wanted = str(name).lower().replace("_", "").replace("-", "")
     if wanted not in known:
         raise ValueError(
-            f"convert_state_dict() knows no source {name!r}{near(wanted, known)} It knows "
+            f"convert_state_dict() knows no source {name!r}{did_you_mean(wanted, SOURCES) or '.'} "
+            f"It knows "
             f"{', '.join(SOURCES)}; a state dict of torch loads as it is"
         )
     source = SOURCES[known[wanted]]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from ._native import C
-from ._torch import in_order, number_dtype, without_wrapper
+from ._torch import in_order, without_wrapper
 from .capture import check_capture
 from .containers import natively
 from .grad_norm import last_norm, no_norm_of_op
@@ -29,8 +29,9 @@ from .options import (
 from .rules import RULES
 from .shards import refuse_shards
 from .single import check_single, hook_added_group, unknown_class
-from .state import bytes_of, check_state_dtype, count_device, number_device, started
+from .state import bytes_of, check_state_dtype, new_state
 from .step import take_step
+from .summary import summary
 
 
 class OnePass(Optimizer):
@@ -234,17 +235,11 @@ class OnePass(Optimizer):
 
     def _new_state(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         """Returns the state of a parameter before its first step, as torch's for-loop makes it."""
-        rule, state = RULES[self.rule], {}
-        number = number_dtype(group.get("fused"))
-        with torch.inference_mode(False):  # so that steps outside inference mode go on with it
-            if rule.counts_steps:
-                state["step"] = torch.zeros((), dtype=number, device=count_device(param, group))
-            for one in rule.numbers:
-                start, device = one.start_in(group), number_device(param)
-                state[one.name] = torch.full((), start, dtype=number, device=device)
-            for one in rule.states_in(group):
-                state |= started(one, param, group)
-        return state
+        return new_state(RULES[self.rule], param, group)
+
+    def __repr__(self) -> str:
+        """Returns torch's text of the groups, and after it what a step does with the parameters."""
+        return super().__repr__() + summary(self)
 
     def state_bytes(self) -> int:
         """Returns the bytes of memory that the state takes now; nothing before the first step."""

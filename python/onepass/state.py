@@ -20,7 +20,7 @@ from .rules import Rule, State
 if TYPE_CHECKING:
     from .optimizer import OnePass
 
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def state_dtype(state: State, param: Tensor, group: dict[str, Any]) -> torch.dtype:
@@ -32,8 +32,8 @@ def state_dtype(state: State, param: Tensor, group: dict[str, Any]) -> torch.dty
         # Deviation from torch: (1 - beta2) g^2 underflows in float16 and the step would explode.
         return torch.float32 if param.dtype == torch.float16 else param.dtype
     named = dtype_name(wanted)
-    known = (dtype for dtype in _DTYPES if dtype_name(dtype) == named)
-    return dtype_for(param, next(known, wanted), "state_dtype", (*_DTYPES, torch.int8))
+    known = (dtype for dtype in DTYPES if dtype_name(dtype) == named)
+    return dtype_for(param, next(known, wanted), "state_dtype", (*DTYPES, torch.int8))
 
 
 def check_state_dtype(rule: Rule, group: dict[str, Any]) -> None:
@@ -61,14 +61,29 @@ def started(state: State, param: Tensor, group: dict[str, Any]) -> dict[str, Ten
     return {state.name: torch.full_like(param, value, dtype=dtype)}
 
 
+def new_state(rule: Rule, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+    """Returns the state of a parameter before its first step, as torch's for-loop makes it."""
+    state: dict[str, Tensor] = {}
+    number = number_dtype(group.get("fused"))
+    with torch.inference_mode(False):  # so that steps outside inference mode go on with it
+        if rule.counts_steps:
+            state["step"] = torch.zeros((), dtype=number, device=count_device(param, group))
+        for one in rule.numbers:
+            start, device = one.start_in(group), number_device(param)
+            state[one.name] = torch.full((), start, dtype=number, device=device)
+        for one in rule.states_in(group):
+            state |= started(one, param, group)
+    return state
+
+
 def dtype_for(
     param: Tensor,
     wanted: torch.dtype,
     argument: str,
-    offered: tuple[torch.dtype, ...] = _DTYPES,
+    offered: tuple[torch.dtype, ...] = DTYPES,
 ) -> torch.dtype:
     """Returns a dtype that the user wants as a parameter takes it: complex where it is complex."""
-    if wanted not in _DTYPES:
+    if wanted not in DTYPES:
         raise ValueError(f"Invalid {argument} value: {wanted} (it must be one of {offered})")
     if not param.is_complex():
         return wanted
