@@ -103,8 +103,7 @@ def _source_named(name: str, cls: type) -> Source:
     if wanted not in known:
         raise ValueError(
             f"convert_state_dict() knows no source {name!r}{did_you_mean(wanted, SOURCES) or '.'} "
-            f"It knows "
-            f"{', '.join(SOURCES)}; a state dict of torch loads as it is"
+            f"It knows {', '.join(SOURCES)}; a state dict of torch loads as it is"
         )
     source = SOURCES[known[wanted]]
     if cls.__name__ not in source.states:
