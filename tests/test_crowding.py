@@ -47,6 +47,11 @@ def test_a_time_slice_of_waiting_lets_small_loops_run_alone_for_64_times_as_long
     assert not crowding.lasts(1000 + 256 * MILLISECOND)
 
 
+def test_a_process_that_was_paused_goes_on_as_after_a_short_wait(crowding: ctypes.CDLL) -> None:
+    crowding.note(0, 30 * MICROSECOND, 3600 * 1000 * MILLISECOND)
+    assert not crowding.lasts(6400 * MILLISECOND)
+
+
 def test_a_loop_that_finds_its_threads_again_ends_nothing_and_a_wait_begins_anew(
     crowding: ctypes.CDLL,
 ) -> None:

@@ -320,3 +320,101 @@ def test_tied_weights_move_once_and_hooks_see_the_step() -> None:
         alone.update()
     assert seen == [1, 2, 3]
     assert_equal(average.averages, alone.averages)
+
+
+@pytest.mark.compile
+@pytest.mark.filterwarnings("ignore::UserWarning")  # dynamo's, of what it leaves to Python
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+def test_a_step_that_was_compiled_before_moves_it_too() -> None:
+    torch._dynamo.reset()
+    model = Model()
+    optimizer = onepass.AdamW(model.parameters(), lr=0.1)
+    step = torch.compile(optimizer.step, backend="eager")
+    model.give_gradients(0)
+    step()
+    average, alone = EMA(model, 0.5, optimizer=optimizer), EMA(model, 0.5)
+    for seed in (1, 2):
+        model.give_gradients(seed)
+        step()
+        alone.update()
+    assert average.n_averaged == 2
+    assert_equal(average.averages, alone.averages)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda model: setattr(model.count, "data", torch.tensor([1, 2])), "shape"),
+        (lambda model: setattr(model.count, "data", torch.tensor(1, dtype=torch.int8)), "dtype"),
+        (lambda model: setattr(model, "scale", model.scale.to_sparse(1)), "layout"),
+    ],
+)
+def test_buffers_that_became_others_refuse_the_step(
+    change: Callable[[Model], None], said: str
+) -> None:
+    model = Model()
+    optimizer = onepass.AdamW(model.parameters(), lr=0.1)
+    average = EMA(model, 0.5, use_buffers=True, optimizer=optimizer)
+    model.give_gradients(0)
+    optimizer.step()
+    change(model)
+    before = bytes_of(model, optimizer, average)
+    with pytest.raises((RuntimeError, ValueError), match=said):
+        optimizer.step()
+    assert bytes_of(model, optimizer, average) == before
+
+
+def test_a_lazily_conjugated_view_of_a_weight_is_refused() -> None:
+    weight = torch.nn.Parameter(randn((4,), torch.complex64, 1))
+    optimizer = onepass.SGD([weight], lr=0.1)
+    average = EMA({"w": weight, "c": weight.detach().conj()}, 0.5, optimizer=optimizer)
+    weight.grad = torch.ones_like(weight)
+    before = raw(weight)
+    with pytest.raises(RuntimeError, match=r"'c' has layout .*conjugated"):
+        optimizer.step()
+    assert raw(weight) == before and average.n_averaged == 0
+
+
+def test_an_average_that_nobody_holds_follows_no_longer() -> None:
+    model = Model()
+    optimizer = onepass.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        average = EMA(model, 0.5, optimizer=optimizer)
+    model.give_gradients(0)
+    optimizer.step()
+    assert len(optimizer.__dict__["_averages"]) == 1
+    assert average.n_averaged == 1
+
+
+def test_weights_that_get_gradients_later_are_averaged_all_along() -> None:
+    model = Model()
+    optimizer = onepass.AdamW(model.parameters(), lr=0.1)
+    average, alone = EMA(model, 0.5, optimizer=optimizer), EMA(model, 0.5)
+    for seed in range(4):
+        model.give_gradients(seed)
+        for weight in list(model.weights)[seed + 1 :]:
+            weight.grad = None
+        optimizer.step()
+        alone.update()
+    assert_equal(average.averages, alone.averages)
+
+
+def test_what_would_pass_over_an_update_or_step_by_parts_is_refused() -> None:
+    class WarmedUp(EMA):
+        def update(self, model: torch.nn.Module | None = None) -> None:
+            self.beta = min(0.999, self.n_averaged / (10 + self.n_averaged))
+            super().update(model)
+
+    model = Model()
+    optimizer = onepass.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(TypeError, match=r"WarmedUp has an update\(\) of its own"):
+        WarmedUp(model, 0.5, optimizer=optimizer)
+    with onepass.in_backward(optimizer), pytest.raises(ValueError, match="inside backward"):
+        EMA(model, 0.5, optimizer=optimizer)
+    average = EMA(model, 0.5, optimizer=optimizer, update_every=3)
+    with pytest.raises(RuntimeError, match="while averages follow it"):
+        onepass.in_backward(optimizer)
+    model.give_gradients(0)
+    with average.swapped(), pytest.raises(RuntimeError, match="swapped in"):
+        optimizer.step()

@@ -3,6 +3,17 @@
 namespace onepass {
 namespace {
 
+// What a step moves: elements that lie in memory as they are, on the CPU.
+void check_moved(const at::TensorBase& tensor, const Subject& subject) {
+  TORCH_CHECK(tensor.layout() == at::kStrided && !tensor.is_conj() && !tensor.is_neg(),
+              subject.text(), " has layout ", tensor.layout(),
+              tensor.is_conj() ? ", conjugated" : "", tensor.is_neg() ? ", negated" : "",
+              "; averages that follow a step are of dense ",
+              "tensors: make the EMA without optimizer= and call its update()");
+  TORCH_CHECK(tensor.is_cpu(), subject.text(), " is on ", tensor.device(), ", but averages follow ",
+              "a step on the CPU only; make the EMA without optimizer= and call its update()");
+}
+
 struct WeightNames final : Names {
   explicit WeightNames(const py::list& all) : names(all) {}
   std::string parameter(int /*group*/, int index) const override {
@@ -29,6 +40,8 @@ void Averages::prepare(const py::list& averages, const py::list& weights, const 
     PyObject* const weight = PyList_GET_ITEM(weights.ptr(), static_cast<Py_ssize_t>(k));
     tensors_.param = &tensor_of(average, subject, subject.role);
     tensors_.grad = &tensor_of(weight, subject, group_.algorithm->roles.one_read);
+    check_moved(*tensors_.param, subject);
+    check_moved(*tensors_.grad, subject.about(group_.algorithm->roles.one_read));
     plan_.add(tensors_, subject);
   }
   plan_.close();

@@ -20,6 +20,7 @@ void Plan::match(const Plan& other) {
   for (std::size_t k = 0; k < other.tasks_.size(); ++k)
     if (other.tasks_[k].size > 0) writers.emplace(other.tasks_[k].param.data, k);
   leading_.leaders.assign(tasks_.size(), Leading::kNone);
+  leading_.leader_count = other.tasks_.size();
   for (std::size_t j = 0; j < tasks_.size(); ++j) {
     const auto found = writers.find(tasks_[j].grad.data);
     if (found != writers.end() && other.leads(found->second, *this, j))
@@ -36,7 +37,7 @@ void Plan::lead(Plan& other) {
     const std::size_t k = led.leaders[j];
     return k == Leading::kNone || (k < tasks_.size() && leads(k, other, j));
   };
-  bool is_known = led.leaders.size() == other.tasks_.size();
+  bool is_known = led.leaders.size() == other.tasks_.size() && led.leader_count == tasks_.size();
   for (std::size_t j = 0; is_known && j < other.tasks_.size(); ++j) is_known = is_as_found(j);
   if (!is_known) other.match(*this);
   led.is_led.assign(other.tasks_.size(), false);

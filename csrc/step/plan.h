@@ -23,6 +23,7 @@ namespace onepass {
 struct Leading {
   static constexpr std::size_t kNone = -1;
   std::vector<std::size_t> leaders;  // by task: the other plan's task that leads it, as found last
+  std::size_t leader_count = 0;      // how many tasks the other plan had then
   std::vector<bool> is_led;          // in this step
   std::vector<Task> rest;            // those that are not
   std::vector<std::int64_t> rest_ends;  // where each of these ends, laid end to end

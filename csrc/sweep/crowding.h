@@ -1,6 +1,7 @@
 // Whether threads find cores to run on.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 
@@ -19,12 +20,13 @@ class Crowding {
   // The calling thread has done its part of a loop in `worked`, and then waited for the others.
   void note(std::int64_t now, std::int64_t worked, std::int64_t waited) {
     if (waited < kShortWait || waited < 2 * worked) return;
-    until_.store(now + kRests * waited, std::memory_order_relaxed);
+    until_.store(now + kRests * std::min(waited, kLongestWait), std::memory_order_relaxed);
   }
 
  private:
   static constexpr std::int64_t kShortWait = 200'000;  // as a thread takes to wake, or to be moved
-  static constexpr std::int64_t kRests = 64;           // so that waits cost 2 % of the time
+  static constexpr std::int64_t kLongestWait = 100'000'000;  // longer ones are of a paused process
+  static constexpr std::int64_t kRests = 64;                 // so that waits cost 2 % of the time
   std::atomic<std::int64_t> until_ = 0;
 };
 

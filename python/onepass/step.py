@@ -6,7 +6,6 @@ over memory (csrc/step/lead.cpp).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,8 +31,6 @@ class Move:
     names: list[str]
     beta: float
     step: float  # the update's number where the average is corrected, else 0
-    by_itself: Callable[[], None]  # the same as a pass of its own
-    beside: Callable[[], None]  # what a pass of the native half leaves out
 
 
 class Follower(Protocol):
@@ -43,7 +40,10 @@ class Follower(Protocol):
         """Returns the move of the step to come, or None where it makes none; nothing changes."""
 
     def note(self, move: Move | None) -> None:
-        """Notes that the step was taken, and the move with it."""
+        """Notes that the step was taken, and the move with it; makes what is not native of it."""
+
+    def lives(self) -> bool:
+        """Returns whether anything can still read the average."""
 
 
 def follow(optimizer: OnePass, follower: Follower) -> None:
@@ -60,7 +60,13 @@ def leave(optimizer: OnePass, follower: Follower) -> None:
 
 def moves_averages(optimizer: OnePass) -> bool:
     """Returns whether averages follow an optimizer."""
-    return bool(optimizer.__dict__.get(_KEY))
+    # getattr(), since a compiled step is guarded by what it reads so.
+    followers: list[Follower] | None = getattr(optimizer, _KEY, None)
+    if not followers:
+        return False
+    if not torch.compiler.is_compiling():
+        followers[:] = [one for one in followers if one.lives()]
+    return bool(followers)
 
 
 def take_step(optimizer: OnePass) -> None:
@@ -69,18 +75,18 @@ def take_step(optimizer: OnePass) -> None:
         _take_averaged(optimizer)
     elif torch.compiler.is_compiling() or C.dispatch_mode_is_active():
         step_by_op(optimizer)
-    else:
-        _take_natively(optimizer, [])
+    elif not _is_native(optimizer, []):
+        step_locally(optimizer)
+        optimizer._norms["last"] = None
 
 
-def _take_natively(optimizer: OnePass, averages: list[Any]) -> bool:
-    """Returns whether averages moved with the step, as they do where no tensor is a subclass."""
+def _is_native(optimizer: OnePass, averages: list[Any]) -> bool:
+    """Takes the step natively; returns False, with nothing done, where tensors are subclasses."""
     step, scaler = optimizer._native().step, optimizer._scaler()
     first_state = optimizer._first_state
     is_native = optimizer._natively(step, optimizer.state, first_state, *scaler, averages)
-    if not is_native:
-        step_locally(optimizer)
-    optimizer._norms["last"] = None
+    if is_native:
+        optimizer._norms["last"] = None
     return bool(is_native)
 
 
@@ -91,18 +97,19 @@ def _take_averaged(optimizer: OnePass) -> None:
             "neither a compiled step nor one under a dispatch mode moves averages; make the EMA "
             "without optimizer= and call its update() after step()"
         )
-    followers: list[Follower] = optimizer.__dict__[_KEY]
+    followers = [*optimizer.__dict__[_KEY]]  # which another thread may change meanwhile
     moves = [follower.due() for follower in followers]
     due = [move for move in moves if move is not None]
+    given = [(one.native, one.averages, one.weights, one.names, one.beta, one.step) for one in due]
     native = optimizer._native()
     taken = native.steps_taken
-    is_native = _take_natively(
-        optimizer,
-        [(one.native, one.averages, one.weights, one.names, one.beta, one.step) for one in due],
-    )
-    if native.steps_taken == taken:
-        return
-    for one in due:
-        one.beside() if is_native else one.by_itself()
-    for follower, move in zip(followers, moves, strict=True):
-        follower.note(move)
+    try:
+        if not _is_native(optimizer, given):
+            raise RuntimeError(
+                "averages do not follow steps of tensor subclasses, or of DTensors that are placed "
+                "unlike one another; make the EMA without optimizer= and call its update()"
+            )
+    finally:
+        if native.steps_taken != taken:  # also where an interrupt came after the step
+            for follower, move in zip(followers, moves, strict=True):
+                follower.note(move)

@@ -44,8 +44,8 @@ class EMA:
         dtype: dtype of the averages: float32, float64, bfloat16 or float16; None is the weight's
             own, and float32 for 16-bit weights (None).
         optimizer: an optimizer of onepass whose ``step()`` updates the averages in its own pass
-            over memory, with the bits of ``update()`` after it. A skipped step updates nothing;
-            ``step_one()`` and torch.compile are refused; copies do not follow (None).
+            over memory, with the bits of ``update()`` after it. A skipped step updates nothing.
+            Averages must not share memory with what it steps; copies do not follow (None).
         update_every: update at every so many of its steps, from 1 up (1).
 
     State:
@@ -92,6 +92,7 @@ class EMA:
 
     averages: dict[str, Tensor]
     n_averaged: int
+    _following: Following | None = None  # of this class, for pickles that lack it
 
     def __init__(
         self,
@@ -121,7 +122,6 @@ class EMA:
         self.averages = {name: averages[at] for name, at in self._positions.items()}
         names, own, source = self._pairs(None)
         write(names, own, source)
-        self._following: Following | None = None
         if optimizer is not None:
             self._following = Following(self, optimizer, update_every, source)
         elif update_every != 1:

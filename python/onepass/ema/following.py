@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -10,7 +11,7 @@ from .._native import C
 from ..optimizer import OnePass
 from ..step import Move, follow, leave
 from .arithmetic import checked_beta, checked_whole
-from .tensors import Writing, write
+from .tensors import Writing
 
 if TYPE_CHECKING:
     from .average import EMA
@@ -37,7 +38,19 @@ class Following:
             raise ValueError(
                 "the optimizer steps none of these weights; pass the one that trains this model"
             )
-        self._ema, self._optimizer = ema, optimizer
+        from .average import EMA
+
+        if type(ema).update is not EMA.update:
+            raise TypeError(
+                f"{type(ema).__name__} has an update() of its own, which steps would pass over; "
+                "call it after step()"
+            )
+        if "_in_backward" in optimizer.__dict__:
+            raise ValueError(
+                "averages do not follow steps inside backward(); call update() after backward()"
+            )
+        # Neither keeps the other: an average that nothing else holds is read by nobody.
+        self._ema, self._optimizer = weakref.ref(ema), weakref.ref(optimizer)
         self._update_every = checked_whole("update_every", update_every, 1)
         self._native = C.Averages()
         self._writing: Writing | None = None
@@ -46,28 +59,37 @@ class Following:
 
     def end(self) -> None:
         """Unties them."""
-        leave(self._optimizer, self)
+        optimizer = self._optimizer()
+        if optimizer is not None:
+            leave(optimizer, self)
+
+    def lives(self) -> bool:
+        """Returns whether anything can still read the average."""
+        return self._ema() is not None
 
     def due(self) -> Move | None:
         """Returns the move of the step to come, or None where it makes none; nothing changes."""
+        ema = self._ema()
+        if ema is None:
+            return None
+        ema._refuse_while_swapped("be updated")
         if self.skipped + 1 < self._update_every:
             return None
-        ema = self._ema
         names, averages, weights, step = ema._next()
         beta = checked_beta(ema.beta)
         if self._writing is None or not self._writing.serves(averages, weights):
             self._writing = Writing(names, averages, weights)
-        writing = self._writing
-        return Move(
-            self._native, writing.targets, writing.sources, writing.names, beta, float(step or 0),
-            by_itself=lambda: write(names, averages, weights, beta, step),
-            beside=writing.copy,
-        )  # fmt: skip
+        own = self._writing
+        number = float(step or 0)
+        return Move(self._native, own.targets, own.sources, own.names, beta, number)
 
     def note(self, move: Move | None) -> None:
-        """Notes that the step was taken, and the move with it."""
-        if move is None:
+        """Notes that the step was taken, and the move with it; makes what is not native of it."""
+        ema = self._ema()
+        if move is None or ema is None:
             self.skipped += 1
-        else:
-            self.skipped = 0
-            self._ema.n_averaged += 1
+            return
+        self.skipped = 0
+        ema.n_averaged += 1
+        if self._writing is not None:
+            self._writing.copy()

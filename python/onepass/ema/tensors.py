@@ -60,6 +60,7 @@ class Writing:
     def serves(self, targets: list[Tensor], sources: list[Tensor]) -> bool:
         """Returns whether a write of these very tensors would be the same."""
         own_targets, own_sources = self._given
+        _check_copied(self._copied)  # the same tensors may hold others by now
         return (
             self._is_plain
             and len(targets) == len(own_targets)
