@@ -196,7 +196,7 @@ void run(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   RECORD_FUNCTION(std::string("onepass::") + group.algorithm->name, {});
   plan.stage();
   if (plan.lets_others_run()) plan.hold();  // who calls an op lets go of the GIL
-  plan.commit();  // an op clips no gradients: its caller does
+  plan.commit();                            // an op clips no gradients: its caller does
   plan.sweep();
 }
 
