@@ -30,7 +30,6 @@ from tools.torches import (
     run,
 )
 
-PLATFORM = "manylinux_2_28_x86_64"
 TOOLS = (
     "auditwheel>=6.8",
     "check-wheel-contents>=0.6",
@@ -96,14 +95,18 @@ def merge(parts: Sequence[Path], folder: Path, python: Path) -> Path:
 
 
 def repair(wheel: Path, environment: Environment) -> Path:
-    """Returns the wheel in dist/ under the platform's name, checked."""
-    dist = ROOT / "dist"
+    """Returns the wheel in dist/ under the name of the oldest platform that it runs on, checked."""
+    folder, dist = wheel.with_name("repaired"), ROOT / "dist"
+    shutil.rmtree(folder, ignore_errors=True)
     excluded = [word for name in TORCHS for word in ("--exclude", name)]
-    auditwheel = [environment.python, "-m", "auditwheel", "repair", "--plat", PLATFORM]
+    auditwheel = [environment.python, "-m", "auditwheel", "repair", "--plat", "auto"]
     settings = {"SOURCE_DATE_EPOCH": epoch(), "PATH": environment.path}
-    run(*auditwheel, *excluded, "--only-plat", "-w", dist, wheel, **settings)
-    stem = wheel.stem.rpartition("-")[0]
-    made = dist / f"{stem}-{PLATFORM}.whl"
+    try:
+        run(*auditwheel, *excluded, "--only-plat", "-w", folder, wheel, **settings)
+    except subprocess.CalledProcessError as error:
+        raise Failed(f"auditwheel cannot repair {wheel.name}: {error.output[-2000:]}") from None
+    dist.mkdir(exist_ok=True)
+    made = Path(shutil.copy(next(folder.glob("*.whl")), dist))
     run(environment.python, "-m", "twine", "check", "--strict", made)
     run(environment.python, "-m", "check_wheel_contents", made)
     return made
