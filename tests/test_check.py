@@ -22,7 +22,6 @@ from tests.support import (
     any_grad_dtype,
     copies,
     each_torch_case,
-    each_torch_case_with_late_states,
     groups_of,
     make_params,
     params_of,
@@ -62,7 +61,7 @@ def torchs(case: Case, optimizer: Any, options: dict[str, Any]) -> Any:
     return theirs
 
 
-@each_torch_case_with_late_states
+@each_torch_case
 @pytest.mark.parametrize("steps", [0, 3])
 def test_the_bits_are_compared_that_real_steps_give(case: Case, steps: int) -> None:
     """With every row of options, groups, a scheduler's rate, a fresh and a resumed state."""
@@ -77,7 +76,7 @@ def test_the_bits_are_compared_that_real_steps_give(case: Case, steps: int) -> N
         assert found.ulps <= 4, options
 
 
-@each_torch_case_with_late_states
+@each_torch_case
 @pytest.mark.parametrize("dtype", [*REAL, *COMPLEX], ids=str)
 def test_every_dtype_is_near_and_nothing_of_the_users_changes(
     case: Case, dtype: torch.dtype
