@@ -12,9 +12,9 @@ from benchmarks import machine, measuring, results, rows
 from benchmarks.agreement import ParamGroups
 from benchmarks.contestants import OPTIMIZERS, PEERS, Absent, Contestant, make_groups
 from benchmarks.measuring import Folder
-from benchmarks.models import resnet_50
 from benchmarks.timing import time_batch
 from benchmarks.workloads import MI, Workload, one_tensor
+from onepass.model_shapes import resnet_50
 
 MIB = 1 << 20
 WORKLOADS = (

@@ -1,43 +1,12 @@
-"""The shapes of well-known models' parameters, in the order in which the models list them."""
+"""The shapes of more models' parameters, and groups of them."""
 
 import itertools
 from collections.abc import Sequence
 
+from onepass.model_shapes import Shapes, linear, norm
+
 Shape = tuple[int, ...]
-Shapes = tuple[Shape, ...]
 Groups = tuple[Shapes, ...]
-
-WIDTHS_OF_RESNET_50 = ((3, 64), (4, 128), (6, 256), (3, 512))  # blocks and their width
-
-
-def norm(width: int) -> Shapes:
-    """Scale and shift of a layer norm."""
-    return ((width,), (width,))
-
-
-def linear(inputs: int, outputs: int) -> Shapes:
-    """Weight and bias of a linear layer."""
-    return ((outputs, inputs), (outputs,))
-
-
-def resnet_50() -> Shapes:
-    """ResNet-50 (He et al. 2015): 25.6 million parameters in 161 tensors."""
-    shapes: list[Shape] = []
-
-    def convolution(inputs: int, outputs: int, size: int) -> None:
-        shapes.extend([(outputs, inputs, size, size), (outputs,), (outputs,)])  # and batch norm
-
-    convolution(3, 64, 7)
-    inputs = 64
-    for blocks, width in WIDTHS_OF_RESNET_50:
-        for block in range(blocks):
-            convolution(inputs, width, 1)
-            convolution(width, width, 3)
-            convolution(width, 4 * width, 1)
-            if block == 0:
-                convolution(inputs, 4 * width, 1)
-            inputs = 4 * width
-    return (*shapes, *linear(inputs, 1000))
 
 
 def vit_b_16(width: int = 768) -> Shapes:
@@ -46,13 +15,6 @@ def vit_b_16(width: int = 768) -> Shapes:
     perceptron = (*norm(width), *linear(width, 4 * width), *linear(4 * width, width))
     patches = ((1, 1, width), (1, 197, width), (width, 3, 16, 16), (width,))
     return (*patches, *(attention + perceptron) * 12, *norm(width), *linear(width, 1000))
-
-
-def gpt_2_small(width: int = 768) -> Shapes:
-    """GPT-2 small (Radford et al. 2019): 124 million parameters in 148 tensors."""
-    attention = (*norm(width), *linear(width, 3 * width), *linear(width, width))
-    perceptron = (*norm(width), *linear(width, 4 * width), *linear(4 * width, width))
-    return ((50257, width), (1024, width), *(attention + perceptron) * 12, *norm(width))
 
 
 def bert_base(width: int = 768) -> Shapes:

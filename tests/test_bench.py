@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 import pytest
 import torch
 
-from benchmarks.models import gpt_2_small, resnet_50
 from onepass import __main__ as command
 from onepass import bench, model_shapes
 
@@ -53,8 +53,12 @@ def test_threads_are_those_that_are_asked_for_and_then_as_before(
 
 
 def test_the_shapes_are_those_of_the_models() -> None:
-    assert model_shapes.shapes_of("gpt2") == gpt_2_small()
-    assert sorted(model_shapes.shapes_of("resnet50")) == sorted(resnet_50())
+    """The tensors and elements of the published models."""
+    found = {}
+    for name in ("gpt2", "resnet50"):
+        shapes = model_shapes.shapes_of(name)
+        found[name] = (len(shapes), sum(map(math.prod, shapes)))
+    assert found == {"gpt2": (148, 124_439_808), "resnet50": (161, 25_557_032)}
     assert model_shapes.shapes_of("2x3,4") == ((2, 3), (4,))
 
 
