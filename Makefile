@@ -89,7 +89,7 @@ lint: $(STAMPS)/lint
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 	printf '%s\n' $(filter %.cpp,$(CXX_FILES)) | xargs -P $(JOBS) -I % $(BIN)/clang-tidy --quiet % -- \
-	  -std=c++20 -DONEPASS_VERSION='""' -DONEPASS_TORCH_VERSION='""' -DONEPASS_CUDA_ARCHS='""' \
+	  -std=c++20 -DONEPASS_VERSION='""' -DONEPASS_TORCH_VERSION='""' \
 	  -DTORCH_EXTENSION_NAME=_C $$($(BIN)/python tools/includes.py)
 
 format: $(STAMPS)/lint

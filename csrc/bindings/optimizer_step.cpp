@@ -105,7 +105,7 @@ bool OptimizerStep::step(const py::list& groups, const py::dict& state,
   if (!call_.settle_scaler(containers)) return skip();
   AveragesOfStep moving;
   moving.stage(averages);
-  carry_out(call_, containers, made, moving);
+  carry_out(call_, containers, made, moving.all());
   return true;
 }
 
@@ -117,8 +117,7 @@ bool OptimizerStep::step_one(const py::list& groups, const py::dict& state, cons
   const Containers containers{groups.ptr(), state, param.ptr()};
   if (!call.prepare(containers, new_state, made)) return false;
   session.check_memory();
-  AveragesOfStep none;
-  carry_out(call, containers, made, none);
+  carry_out(call, containers, made, {});
   return true;
 }
 
@@ -131,14 +130,14 @@ bool OptimizerStep::skip() {
 // Takes a step that was prepared, with the state that was made for it, unless its gradients forbid
 // it.
 void OptimizerStep::carry_out(Call& call, const Containers& containers, NewEntries& made,
-                              AveragesOfStep& averages) {
+                              std::span<Averages* const> averages) {
   RECORD_FUNCTION(std::string("onepass::") + algorithm_.name, {});
-  const bool is_taken = call.stage(containers, averages.all());
+  const bool is_taken = call.stage(containers, averages);
   if (&call == &call_) grad_norm_ = call.grad_norm();
   if (!is_taken) return;
   made.keep();
   if (&call == &call_) ++steps_taken_;  // before what a device may fail at: the step is taken then
-  call.take(averages.all());
+  call.take(averages);
 }
 
 std::pair<int, int> OptimizerStep::place_of(const py::list& groups, const py::dict& /*state*/,

@@ -57,7 +57,7 @@ class OptimizerStep {
 
   bool skip();
   void carry_out(Call& call, const Containers& containers, NewEntries& made,
-                 AveragesOfStep& averages);
+                 std::span<Averages* const> averages);
 
   const Algorithm& algorithm_;
   // The GIL guards these: who is in the middle of a call that is about all parameters, and of one

@@ -75,12 +75,12 @@ def take_step(optimizer: OnePass) -> None:
         _take_averaged(optimizer)
     elif torch.compiler.is_compiling() or C.dispatch_mode_is_active():
         step_by_op(optimizer)
-    elif not _is_native(optimizer, []):
+    elif not _step_natively(optimizer, []):
         step_locally(optimizer)
         optimizer._norms["last"] = None
 
 
-def _is_native(optimizer: OnePass, averages: list[Any]) -> bool:
+def _step_natively(optimizer: OnePass, averages: list[Any]) -> bool:
     """Takes the step natively; returns False, with nothing done, where tensors are subclasses."""
     step, scaler = optimizer._native().step, optimizer._scaler()
     first_state = optimizer._first_state
@@ -104,7 +104,7 @@ def _take_averaged(optimizer: OnePass) -> None:
     native = optimizer._native()
     taken = native.steps_taken
     try:
-        if not _is_native(optimizer, given):
+        if not _step_natively(optimizer, given):
             raise RuntimeError(
                 "averages do not follow steps of tensor subclasses, or of DTensors that are placed "
                 "unlike one another; make the EMA without optimizer= and call its update()"

@@ -80,6 +80,7 @@ class Following:
         if self._writing is None or not self._writing.serves(averages, weights):
             self._writing = Writing(names, averages, weights)
         own = self._writing
+        own.check_copied()  # the same tensors may hold others by now
         number = float(step or 0)
         return Move(self._native, own.targets, own.sources, own.names, beta, number)
 

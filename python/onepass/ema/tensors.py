@@ -37,17 +37,16 @@ def average_of(weight: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 class Writing:
-    """One write of averages, checked in part: what the arithmetic is about, and what is copied."""
+    """One write of averages: what the arithmetic is about, and what is copied."""
 
     def __init__(self, names: list[str], targets: list[Tensor], sources: list[Tensor]) -> None:
-        """Checks the tensors of whole numbers, and looks for the memory of the others."""
+        """Tells tensors of whole numbers apart, and looks for the memory of the others."""
         self.names, self.targets, self.sources = names, targets, sources
         self._given = (targets, sources)
         self._copied: list[tuple[str, Tensor, Tensor]] = []
         if not all(map(is_averaged, targets)):
             rows = list(zip(names, targets, sources, strict=True))
             self._copied = [row for row in rows if not is_averaged(row[1])]
-            _check_copied(self._copied)
             averaged = [row for row in rows if is_averaged(row[1])]
             self.names = [name for name, _, _ in averaged]
             self.targets = [target for _, target, _ in averaged]
@@ -60,13 +59,23 @@ class Writing:
     def serves(self, targets: list[Tensor], sources: list[Tensor]) -> bool:
         """Returns whether a write of these very tensors would be the same."""
         own_targets, own_sources = self._given
-        _check_copied(self._copied)  # the same tensors may hold others by now
         return (
             self._is_plain
             and len(targets) == len(own_targets)
             and all(map(is_, targets, own_targets))
             and all(map(is_, sources, own_sources))
         )
+
+    def check_copied(self) -> None:
+        """Refuses tensors of whole numbers that are not what they were."""
+        for name, target, source in self._copied:
+            if source.dtype != target.dtype or source.shape != target.shape:
+                raise ValueError(
+                    f"'{name}' has dtype {source.dtype} and shape {list(source.shape)}, but had "
+                    f"{target.dtype} and {list(target.shape)}; make a new EMA after changing the "
+                    "model"
+                )
+            readable(f"'{name}'", source), readable(f"'{name}'", target)
 
     @contextlib.contextmanager
     def naming(self) -> Iterator[None]:
@@ -95,19 +104,10 @@ def write(
 ) -> None:
     """Updates tensors by ``update_``, at step 1 to copies, and copies those of whole numbers."""
     writing = Writing(names, targets, sources)
+    writing.check_copied()
     with writing.naming():
         update_(writing.targets, writing.sources, beta, step)
     writing.copy()
-
-
-def _check_copied(copied: list[tuple[str, Tensor, Tensor]]) -> None:
-    for name, target, source in copied:
-        if source.dtype != target.dtype or source.shape != target.shape:
-            raise ValueError(
-                f"'{name}' has dtype {source.dtype} and shape {list(source.shape)}, but had "
-                f"{target.dtype} and {list(target.shape)}; make a new EMA after changing the model"
-            )
-        readable(f"'{name}'", source), readable(f"'{name}'", target)
 
 
 def _are_plain(tensors: list[Tensor]) -> bool:
